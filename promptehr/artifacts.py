@@ -1,0 +1,254 @@
+"""Reading and publishing artifacts: whole or not at all, checked against their contract.
+
+A file is written under a temporary name in its own folder, flushed to disk and renamed. A
+stage's last file seals the others: it holds their sha256, the stage's key and the hashes of its
+inputs, and `open_sealed` refuses a set that does not match. Knows no stage's logic.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from promptehr import provenance, schemas
+from promptehr.errors import ArtifactError
+from promptehr.settings import Settings, assignments
+
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes `path` when the block ends without an error.
+
+    The folder is made if it is missing (0700); the file is 0600. A kill leaves at most a
+    dot-file that nobody reads.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(PRIVATE_FILE)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be written ({error.strerror}); free or change the folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Publish bytes."""
+    with published(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes.
+
+    Raises:
+        ArtifactError: if the file is missing or unreadable.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}; rerun the stage that writes it") from error
+
+
+# --- Parquet -----------------------------------------------------------------------------------
+
+
+def write_table(path: Path, table: pa.Table, schema: schemas.Table) -> None:
+    """Publish a table that has exactly the schema's columns; rows must already be sorted."""
+    table = table.select([column.name for column in schema.columns]).cast(schema.arrow)
+    with published(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(_metadata(schema)),
+            temporary,
+            compression="zstd",
+            write_page_checksum=True,
+        )
+
+
+def read_table(path: Path, schema: schemas.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """A table, or some of its columns, after its schema name, version and types were compared.
+
+    Raises:
+        ArtifactError: if the file is missing, damaged or of another schema.
+    """
+    _require(path)
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_schema(path, file.schema_arrow, schema)
+            return file.read(columns=list(columns) if columns is not None else None).replace_schema_metadata()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ArtifactError(f"{path}: damaged Parquet file; delete it and rerun its stage") from error
+
+
+def _metadata(schema: schemas.Table) -> dict[str, str]:
+    return {
+        "promptehr.schema": schema.name,
+        "promptehr.version": str(schema.version),
+        "promptehr.row": schema.meaning,
+        "promptehr.columns": json.dumps({c.name: c.meaning for c in schema.columns}),
+        "promptehr.sorted_by": ",".join(schema.sorted_by),
+        "promptehr.unique": ",".join(schema.unique),
+    }
+
+
+def _check_schema(path: Path, found: pa.Schema, expected: schemas.Table) -> None:
+    metadata = found.metadata or {}
+    name = metadata.get(b"promptehr.schema", b"none").decode()
+    version = metadata.get(b"promptehr.version", b"none").decode()
+    if (name, version) != (expected.name, str(expected.version)):
+        raise ArtifactError(
+            f"{path}: holds schema {name} version {version}, expected {expected.name}"
+            f" version {expected.version}; rerun the stage that writes it"
+        )
+    if not found.remove_metadata().equals(expected.arrow):
+        raise ArtifactError(f"{path}: its columns are not those of {expected.name}; rerun its stage")
+
+
+# --- JSON --------------------------------------------------------------------------------------
+
+
+def write_json(path: Path, content: Mapping[str, Any], document: schemas.Document) -> None:
+    """Publish a document: sorted keys, no NaN, one trailing newline."""
+    write_bytes(path, json_bytes({"format": document.name, "format_version": document.version, **content}))
+
+
+def read_json(path: Path, document: schemas.Document) -> dict[str, Any]:
+    """A document whose format and version were compared.
+
+    Raises:
+        ArtifactError: if it is missing, not JSON, or of another format.
+    """
+    _require(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: not valid JSON; delete it and rerun its stage") from error
+    found = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
+    if found != (document.name, document.version):
+        raise ArtifactError(
+            f"{path}: expected format {document.name} version {document.version};"
+            " rerun the stage that writes it"
+        )
+    return content  # type: ignore[no-any-return]  # JSON is untyped by nature
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """Canonical bytes of a JSON object; NaN and infinity are a bug of the caller."""
+    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+# --- seals -------------------------------------------------------------------------------------
+
+
+def write_sealed(
+    path: Path,
+    content: Mapping[str, Any],
+    document: schemas.Document,
+    *,
+    stage: str,
+    settings: Settings,
+    inputs: Mapping[str, Path],
+    files: Sequence[Path],
+) -> None:
+    """Publish a stage's last document, which seals the files published before it.
+
+    Args:
+        path: Where the document goes.
+        content: Its own keys.
+        document: Its contract.
+        stage: The stage, whose key (settings and code) is recorded.
+        settings: The settings it ran under.
+        inputs: What it read, by option name; recorded as sha256, without the path.
+        files: What it wrote, in the document's folder or below it.
+    """
+    seal = {
+        "stage": stage,
+        "key": {"settings": assignments(stage, settings), "code": provenance.code(stage)},
+        "inputs": {name: sha256(source) for name, source in inputs.items()},
+        "files": {file.relative_to(path.parent).as_posix(): sha256(file) for file in files},
+    }
+    write_json(path, {**content, **seal}, document)
+
+
+def open_sealed(path: Path, document: schemas.Document, stage: str, *files: Path) -> dict[str, Any]:
+    """A sealing document, after the given files were compared with the hashes it holds.
+
+    Raises:
+        ArtifactError: if the document or a file is missing or damaged, or they are not of one run.
+    """
+    content = read_json(path, document)
+    if content.get("stage") != stage:
+        raise ArtifactError(f"{path}: written by stage {content.get('stage')}, expected {stage}")
+    for file in files:
+        name = os.path.relpath(file, path.parent).replace(os.sep, "/")
+        if content["files"].get(name) != sha256(file):
+            raise ArtifactError(f"{file}: does not match {path}; rerun {stage}, they are not of one run")
+    return content
+
+
+# --- ledgers -----------------------------------------------------------------------------------
+
+
+def account(
+    *, rows_in: int, rows_kept: int, rejected: Mapping[str, int], noted: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """One table's entry of a ledger; reasons that never occurred are left out.
+
+    Args:
+        rows_in: Rows counted independently of the code that keeps or rejects them.
+        rows_kept: Rows that went on.
+        rejected: Rows by reason; each row under one reason.
+        noted: Rows that were kept although something was remarkable, by fact.
+    """
+    assert rows_in == rows_kept + sum(rejected.values()), (rows_in, rows_kept, dict(rejected))
+    return {
+        "rows_in": rows_in,
+        "rows_kept": rows_kept,
+        "rejected": {reason: rows for reason, rows in rejected.items() if rows},
+        "noted": {fact: rows for fact, rows in (noted or {}).items() if rows},
+    }
+
+
+def read_split(index: Path, split: str) -> pa.Table:
+    """All shards of one split as one table sorted by subject_id, each compared with its hash."""
+    content = read_json(index, schemas.INDEX)
+    tables = []
+    for shard in content["splits"][split]:
+        path = index.parent / shard["path"]
+        if sha256(path) != shard["sha256"]:
+            raise ArtifactError(f"{path}: does not match {index}; rerun shards, they are not of one run")
+        tables.append(read_table(path, schemas.SHARD))
+    return pa.concat_tables(tables).sort_by("subject_id").combine_chunks()
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise ArtifactError(f"{path}: no such file; run the stage that writes it")
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,554 @@
+"""The settings: one frozen model per section of config.yaml, with range and reason per field.
+
+Turns the merged mapping that Snakemake or the command line read into validated values, and
+validated values into the strings `section.key=<canonical JSON>` that rules carry as params and
+subcommands take as arguments. Reads no files and knows no stage code.
+"""
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from promptehr.errors import SettingsError
+from promptehr.stage_table import BY_NAME, STAGES
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of config.yaml: frozen, and every unknown key is refused."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+S = TypeVar("S", bound=Section)
+
+
+class Source(Section):
+    """Where the patients come from."""
+
+    kind: Literal["simulate", "mimic3"] = "simulate"
+    """`simulate` draws MIMIC-III-shaped patients; `mimic3` reads a folder of MIMIC-III CSVs."""
+    path: str | None = None
+    """Folder with PATIENTS, ADMISSIONS and DIAGNOSES_ICD (.csv or .csv.gz); unused by simulate."""
+
+    @model_validator(mode="after")
+    def path_goes_with_kind(self) -> "Source":
+        if self.kind != "simulate" and not self.path:
+            raise ValueError(f"source.path: a folder is needed when source.kind is {self.kind}")
+        return self
+
+
+class Simulate(Section):
+    """The embedded source: a random process with a known likelihood."""
+
+    patients: Count = 46_520
+    """Patients to draw; MIMIC-III has 46,520."""
+    seed: Seed = 1
+    """Seed of the process; same seed, same bytes."""
+
+
+class Ingest(Section):
+    """Reading the source's files."""
+
+    max_rejected_share: Share = 0.05
+    """Largest share of rows of one table that may be rejected before the stage stops."""
+
+
+class Split(Section):
+    """Shares of the patients; valid chooses checkpoints, test is only reported."""
+
+    train: Share = 0.8
+    """Share that the vocabulary and the model see."""
+    valid: Share = 0.1
+    """Share that chooses the checkpoint."""
+    test: Share = 0.1
+    """Share that the evaluation reports."""
+
+    @model_validator(mode="after")
+    def shares_sum_to_one(self) -> "Split":
+        if abs(self.train + self.valid + self.test - 1.0) > 1e-9:
+            raise ValueError("train + valid + test must be 1")
+        return self
+
+
+class Records(Section):
+    """One row per patient, and the split."""
+
+    seed: Seed = 1
+    """Seed of the hash that assigns patients to splits."""
+    split: Split = Split()
+    """Shares of the three splits."""
+    min_age: Annotated[float, Field(ge=0.0, le=120.0)] = 0.0
+    """Years at first admission below which a patient is left out; 18 leaves adults only."""
+    age_cap: Annotated[float, Field(ge=89.0, le=120.0)] = 90.0
+    """Years that ages over 89, which MIMIC-III hides, are set to."""
+    min_visits: Count = 1
+    """Visits a patient must have; more than 1 drops about 84 % of MIMIC-III."""
+
+
+class Vocabulary(Section):
+    """Which codes the model knows."""
+
+    min_patients: Count = 1
+    """Training patients a code needs; rarer codes become <unk>."""
+
+
+class Shards(Section):
+    """Token files."""
+
+    count: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Files per split; patients are spread over them by a hash."""
+    max_tokens: Annotated[int, Field(ge=8, le=1022)] = 256
+    """Longest sequence, BOS and END included; longer histories lose whole visits."""
+    drop: Literal["oldest", "newest"] = "newest"
+    """Which visits a longer history loses."""
+
+
+class Shape(Section):
+    """Size of the BART encoder-decoder; the defaults are BART-base."""
+
+    width: Annotated[int, Field(ge=8, le=4096)] = 768
+    """d_model; a multiple of heads."""
+    encoder_layers: Annotated[int, Field(ge=1, le=48)] = 6
+    """Encoder layers."""
+    decoder_layers: Annotated[int, Field(ge=1, le=48)] = 6
+    """Decoder layers."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 12
+    """Attention heads."""
+    feed_forward: Annotated[int, Field(ge=8, le=16384)] = 3072
+    """Width of the feed-forward layers."""
+    positions: Annotated[int, Field(ge=16, le=8192)] = 1024
+    """Positions, prompts included."""
+
+    @model_validator(mode="after")
+    def heads_divide_width(self) -> "Shape":
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads ({self.heads})")
+        return self
+
+
+class Prompt(Section):
+    """Learned vectors that carry the demographics."""
+
+    length: Annotated[int, Field(ge=0, le=64)] = 1
+    """Prompt vectors per feature; 0 trains without demographics."""
+    width: Annotated[int, Field(ge=1, le=4096)] = 128
+    """Width of the space in which features are embedded before the map to the model's width."""
+
+
+class Conditions(Section):
+    """Weights of the training conditions; they are normalised to sum to 1."""
+
+    prompt: Annotated[float, Field(ge=0.0)] = 0.5
+    """Encoder sees the prompts only: this is generation."""
+    history: Annotated[float, Field(ge=0.0)] = 0.25
+    """Encoder sees the visits before a split point, decoder writes the rest."""
+    denoise: Annotated[float, Field(ge=0.0)] = 0.25
+    """Encoder sees a corrupted record, decoder writes the clean one."""
+
+    @model_validator(mode="after")
+    def prompt_is_trained(self) -> "Conditions":
+        if self.prompt <= 0.0:
+            raise ValueError("prompt must be above 0: it is the condition that generation uses")
+        return self
+
+
+class Corruption(Section):
+    """What the encoder sees under the denoise condition."""
+
+    span_share: Share = 0.3
+    """Share of the codes that span infilling replaces, one <mask> per span."""
+    span_mean: Annotated[float, Field(gt=0.0, le=20.0)] = 3.0
+    """Mean of the Poisson span length, codes."""
+    delete_share: Share = 0.1
+    """Share of the codes deleted."""
+    replace_share: Share = 0.1
+    """Share of the codes replaced by a random code."""
+
+
+class Train(Section):
+    """The PromptBART training loop; the defaults are the reference's hyperparameters."""
+
+    seed: Seed = 1
+    """Seed of weights, order, dropout and corruption."""
+    shape: Shape = Shape()
+    """Size of the model."""
+    prompt: Prompt = Prompt()
+    """Demographic prompts."""
+    conditions: Conditions = Conditions()
+    """Mix of training conditions."""
+    corruption: Corruption = Corruption()
+    """Noise of the denoise condition."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout of the transformer."""
+    epochs: Count = 30
+    """Passes over the training patients; fixes the learning-rate schedule."""
+    stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
+    """Stop early without changing the schedule; raising it resumes. null runs all epochs."""
+    batch_patients: Count = 16
+    """Patients per step."""
+    learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0e-4
+    """Peak AdamW learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """AdamW weight decay; not on biases, norms and embeddings."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 500
+    """Steps of linear warm-up; linear decay to zero follows."""
+    max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
+    """Gradient norm is clipped to this."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Smoothing of the training loss; reported perplexities are never smoothed."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic; auto is bf16 on a GPU that has it, else fp32."""
+    checkpoint_every: Count = 5
+    """Epochs between checkpoints; the best and the last are always kept."""
+    keep_checkpoints: Count = 3
+    """Periodic checkpoints kept."""
+    publish: Literal["best", "last"] | Annotated[int, Field(ge=1)] = "best"
+    """Which weights become the model: best generation-condition validation NLL, last, or epoch."""
+
+
+class Copy(Section):
+    """The planted copier, a control for the privacy evaluation."""
+
+    share: Share = 1.0
+    """Share of the patients that are training records; the rest are held-out ones."""
+
+
+class Generate(Section):
+    """Sampling synthetic patients."""
+
+    method: Literal["model", "unigram", "bigram", "copy"] = "model"
+    """The trained model, a baseline (by sex and age band), or the planted copier."""
+    patients: Count | None = None
+    """Patients to generate; null: as many as the training split has."""
+    seed: Seed = 1
+    """Seed of demographics and sampling."""
+    temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
+    """Divides the logits; 1 samples the model's own distribution."""
+    top_k: Annotated[int, Field(ge=0)] = 0
+    """Keep the k likeliest codes at each step; 0 keeps all."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Keep the likeliest codes up to this probability; 1 keeps all."""
+    demographics: str | None = None
+    """Parquet file with gender, ethnicity and age to condition on; null draws them."""
+    histories: str | None = None
+    """Parquet file in the records schema whose patients are continued; null starts anew."""
+    copy_: Copy = Field(default=Copy(), alias="copy")
+    """The planted copier."""
+
+    @model_validator(mode="after")
+    def one_way_of_conditioning(self) -> "Generate":
+        if self.demographics and self.histories:
+            raise ValueError("demographics and histories exclude each other: histories carry both")
+        if self.histories and self.method != "model":
+            raise ValueError(f"histories need method model, not {self.method}")
+        return self
+
+
+class EvaluateLikelihood(Section):
+    """Held-out likelihood."""
+
+    seed: Seed = 1
+    """Seed of the bootstrap and of the denoise corruption."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Patient bootstrap resamples behind each 95 % interval."""
+    batch_tokens: Annotated[int, Field(ge=256)] = 16_384
+    """Decoder tokens scored at once; memory only."""
+
+
+class EvaluateFidelity(Section):
+    """Synthetic against real distributions."""
+
+    seed: Seed = 1
+    """Seed of the bootstrap and of the ceiling's subsample."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Patient bootstrap resamples behind each 95 % interval."""
+    pair_min_patients: Count = 20
+    """Real test patients a code pair needs to be compared."""
+
+
+class EvaluateUtility(Section):
+    """Train on synthetic, test on real."""
+
+    seed: Seed = 1
+    """Seed of the bootstrap."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Patient bootstrap resamples behind each 95 % interval."""
+    tasks: Annotated[int, Field(ge=1, le=50)] = 10
+    """Most frequent chronic CCS groups to predict."""
+    min_positives: Count = 20
+    """Positives in real train and real test that a task needs."""
+
+
+class EvaluatePrivacy(Section):
+    """Attacks on the synthetic patients."""
+
+    seed: Seed = 1
+    """Seed of the draws and of the bootstrap."""
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Patient bootstrap resamples behind each 95 % interval."""
+    min_codes: Count = 5
+    """Codes a record needs to count as an exact copy."""
+    min_members: Count = 300
+    """Members and non-members an attack needs; fewer give null with the reason."""
+
+
+class Report(Section):
+    """The page."""
+
+    title: str = "Synthetic patients"
+    """Heading of the page."""
+    examples: Annotated[int, Field(ge=0, le=100)] = 10
+    """Synthetic patients shown with code titles."""
+    small_counts: Literal["auto", "mask", "show"] = "auto"
+    """Counts of real patients below 11: auto masks them unless the source is simulated."""
+
+
+class Runtime(Section):
+    """How jobs run; in no stage's key, so that a change reruns nothing."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device of train, generate and evaluate_likelihood; auto takes a GPU if there is one."""
+    threads: Count | None = None
+    """CPU threads of those stages; null takes what the rule was given."""
+    log_every_s: Annotated[float, Field(gt=0.0)] = 30.0
+    """Seconds between progress lines in a log file."""
+
+
+class Overrides(Section):
+    """What an experiment may change: partial sections, merged over the ones above."""
+
+    train: dict[str, Any] = {}
+    """Keys of train."""
+    generate: dict[str, Any] = {}
+    """Keys of generate."""
+    evaluate_likelihood: dict[str, Any] = {}
+    """Keys of evaluate_likelihood."""
+    evaluate_fidelity: dict[str, Any] = {}
+    """Keys of evaluate_fidelity."""
+    evaluate_utility: dict[str, Any] = {}
+    """Keys of evaluate_utility."""
+    evaluate_privacy: dict[str, Any] = {}
+    """Keys of evaluate_privacy."""
+
+
+ExperimentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+
+
+class Settings(Section):
+    """All of config.yaml."""
+
+    results_dir: Annotated[str, Field(min_length=1)] = "results"
+    """Folder of all artifacts, logs and benchmarks; relative to the working folder."""
+    source: Source = Source()
+    simulate: Simulate = Simulate()
+    ingest: Ingest = Ingest()
+    records: Records = Records()
+    vocabulary: Vocabulary = Vocabulary()
+    shards: Shards = Shards()
+    train: Train = Train()
+    generate: Generate = Generate()
+    evaluate_likelihood: EvaluateLikelihood = EvaluateLikelihood()
+    evaluate_fidelity: EvaluateFidelity = EvaluateFidelity()
+    evaluate_utility: EvaluateUtility = EvaluateUtility()
+    evaluate_privacy: EvaluatePrivacy = EvaluatePrivacy()
+    report: Report = Report()
+    runtime: Runtime = Runtime()
+    experiments: dict[ExperimentName, Overrides] = Field(default={"base": Overrides()})
+    """Named variations; each reruns only train, generate and evaluate_*."""
+
+
+# Keys whose value says where something lies, not what it is: the content decides staleness.
+NOT_IN_KEY = frozenset({"source.path", "generate.demographics", "generate.histories"})
+
+
+def parse(merged: Mapping[str, Any]) -> Settings:
+    """Validate the merged settings as a whole, every experiment included.
+
+    Raises:
+        SettingsError: naming the key, what was seen, what is expected.
+    """
+    settings = _validated(Settings, merged, prefix="")
+    for name in settings.experiments:
+        for_experiment(settings, name)
+    return settings
+
+
+def for_experiment(settings: Settings, name: str) -> Settings:
+    """The settings with one experiment's overrides merged into its sections.
+
+    Raises:
+        SettingsError: for an unknown experiment or an override out of range.
+    """
+    if name not in settings.experiments:
+        raise SettingsError(f"experiments.{name}: unknown{_suggestion(name, settings.experiments)}")
+    overrides = settings.experiments[name]
+    sections = {
+        section: _validated(
+            type(getattr(settings, section)),
+            _merged(_plain(getattr(settings, section)), changes),
+            prefix=f"experiments.{name}.{section}",
+        )
+        for section, changes in ((field, getattr(overrides, field)) for field in Overrides.model_fields)
+        if changes
+    }
+    return settings.model_copy(update=sections)
+
+
+def stage_sections(stage: str, settings: Settings) -> dict[str, Any]:
+    """The sections in a stage's key, by name: its own and the shared ones."""
+    return {name: getattr(settings, name) for name in (stage, *BY_NAME[stage].shared)}
+
+
+def assignments(stage: str, settings: Settings) -> list[str]:
+    """A stage's key from settings: `section.key=<canonical JSON>` per leaf, in order of the models.
+
+    Experiments are named only: what they change is in their own stages' keys.
+    """
+    leaves = []
+    for name, section in stage_sections(stage, settings).items():
+        if name == "experiments":
+            leaves.append(f"experiments={_canonical(list(section))}")
+        else:
+            leaves += _leaves(name, _plain(section))
+    return [leaf for leaf in leaves if leaf.partition("=")[0] not in NOT_IN_KEY]
+
+
+def from_assignments(stage: str, given: Iterable[str]) -> Settings:
+    """Settings with the given assignments over the defaults, for one run of one stage.
+
+    Raises:
+        SettingsError: for text without `=`, a key outside the stage's sections, a bad value.
+    """
+    allowed = (stage, *BY_NAME[stage].shared)
+    merged: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SettingsError(f"{text}: expected section.key=value, for instance {stage}.seed=1")
+        section = key.partition(".")[0]
+        if section not in allowed:
+            raise SettingsError(
+                f"{key}: not a setting of {stage}{_suggestion(section, allowed)};"
+                f" its sections are {', '.join(allowed)}"
+            )
+        if key == "experiments":
+            merged["experiments"] = {name: {} for name in _json(key, value)}
+        else:
+            _place(merged, key.split("."), _json(key, value))
+    # A job is told where its files lie by its options; the folder is the workflow's business.
+    if merged.get("source", {}).get("kind", "simulate") != "simulate":
+        merged["source"].setdefault("path", ".")
+    return parse(merged)
+
+
+def _leaves(prefix: str, value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        return [leaf for key, inner in value.items() for leaf in _leaves(f"{prefix}.{key}", inner)]
+    return [f"{prefix}={_canonical(value)}"]
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    return section.model_dump(by_alias=True)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _json(key: str, text: str) -> Any:
+    """The JSON value, or the text itself, so that `generate.method=unigram` can be typed."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        if text.startswith(('"', "{", "[")):
+            raise SettingsError(f"{key}: value is not valid JSON") from None
+        return text
+
+
+def _place(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = tree.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"{'.'.join(path)}: {key} is given both as a value and as a section")
+        tree = inner
+    tree[path[-1]] = value
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both_maps else value
+    return merged
+
+
+def _validated(model: type[S], values: Any, *, prefix: str) -> S:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_one_line(model, error, prefix)) from None
+
+
+def _one_line(model: type[Section], error: ValidationError, prefix: str) -> str:
+    """The first problem as `key: seen, expected`; further ones are counted."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    # A union adds the name of the branch it tried; only keys of the file help the reader.
+    path = [str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "function-"))]
+    key = ".".join([prefix, *path] if prefix else path) or "settings"
+    if first["type"] == "extra_forbidden":
+        message = f"{key}: unknown setting{_suggestion(path[-1], _fields(model, path[:-1]))}"
+    elif first["type"] == "value_error":
+        message = f"{key}: {first['ctx']['error']}"
+    elif first["input"] is None:
+        message = f"{key}: empty; give it a value or delete the line to get the default"
+    else:
+        message = f"{key}: {first['msg']}, got {_seen(first['input'])}"
+    return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _seen(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "a section" if isinstance(value, dict) else "a list"
+    hint = " as text (write 1.0e-4, not 1e-4)" if isinstance(value, str) and _is_number(value) else ""
+    return f"{value!r}{hint}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _fields(model: type[Section], path: Iterable[str]) -> list[str]:
+    """The keys that the section at this path knows."""
+    inner: Any = model
+    for key in path:
+        field = inner.model_fields.get(key)
+        if field is None:
+            candidates: tuple[Any, ...] = get_args(inner.model_fields["experiments"].annotation) if "experiments" in inner.model_fields else ()
+        else:
+            candidates = (field.annotation, *get_args(field.annotation))
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), inner)
+    return [field.alias or name for name, field in inner.model_fields.items()]
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def section_names() -> list[str]:
+    """The stage sections in pipeline order."""
+    return [stage.name for stage in STAGES]
