@@ -46,7 +46,9 @@ def published(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be written ({error.strerror}); free or change the folder") from error
+        raise ArtifactError(
+            f"{path}: cannot be written ({error.strerror}); free or change the folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -154,7 +156,9 @@ def read_json(path: Path, document: schemas.Document) -> dict[str, Any]:
 
 def json_bytes(content: Mapping[str, Any]) -> bytes:
     """Canonical bytes of a JSON object; NaN and infinity are a bug of the caller."""
-    return (json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    return (
+        json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    ).encode()
 
 
 # --- seals -------------------------------------------------------------------------------------

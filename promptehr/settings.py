@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from promptehr.errors import SettingsError
-from promptehr.stage_table import BY_NAME, STAGES
+from promptehr.stage_table import BY_NAME
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -394,7 +394,7 @@ def for_experiment(settings: Settings, name: str) -> Settings:
     sections = {
         section: _validated(
             type(getattr(settings, section)),
-            _merged(_plain(getattr(settings, section)), changes),
+            merge(_plain(getattr(settings, section)), changes),
             prefix=f"experiments.{name}.{section}",
         )
         for section, changes in ((field, getattr(overrides, field)) for field in Overrides.model_fields)
@@ -413,13 +413,13 @@ def assignments(stage: str, settings: Settings) -> list[str]:
 
     Experiments are named only: what they change is in their own stages' keys.
     """
-    leaves = []
+    found = []
     for name, section in stage_sections(stage, settings).items():
         if name == "experiments":
-            leaves.append(f"experiments={_canonical(list(section))}")
+            found.append(f"experiments={_canonical(list(section))}")
         else:
-            leaves += _leaves(name, _plain(section))
-    return [leaf for leaf in leaves if leaf.partition("=")[0] not in NOT_IN_KEY]
+            found += [f"{key}={value}" for key, value in leaves(_plain(section), name)]
+    return [text for text in found if text.partition("=")[0] not in NOT_IN_KEY]
 
 
 def from_assignments(stage: str, given: Iterable[str]) -> Settings:
@@ -450,10 +450,23 @@ def from_assignments(stage: str, given: Iterable[str]) -> Settings:
     return parse(merged)
 
 
-def _leaves(prefix: str, value: Any) -> list[str]:
-    if isinstance(value, dict) and value:
-        return [leaf for key, inner in value.items() for leaf in _leaves(f"{prefix}.{key}", inner)]
-    return [f"{prefix}={_canonical(value)}"]
+def runtime_from(given: Iterable[str]) -> Runtime:
+    """Runtime settings from `key=value` texts, as the options of a stage give them.
+
+    Raises:
+        SettingsError: naming the key, what was seen, what is expected.
+    """
+    values = {key: _json(f"runtime.{key}", value) for key, _, value in (t.partition("=") for t in given)}
+    return _validated(Runtime, values, prefix="runtime")
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The values of nested sections as (dotted key, canonical JSON), in their order."""
+    found = []
+    for name, value in tree.items():
+        key = f"{prefix}.{name}" if prefix else name
+        found += leaves(value, key) if isinstance(value, dict) and value else [(key, _canonical(value))]
+    return found
 
 
 def _plain(section: Section) -> dict[str, Any]:
@@ -483,12 +496,13 @@ def _place(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The base with the changes over it: maps merge key by key, anything else is replaced."""
+    both = dict(base)
     for key, value in changes.items():
-        both_maps = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both_maps else value
-    return merged
+        maps = isinstance(value, Mapping) and isinstance(both.get(key), Mapping)
+        both[key] = merge(both[key], value) if maps else value
+    return both
 
 
 def _validated(model: type[S], values: Any, *, prefix: str) -> S:
@@ -503,7 +517,11 @@ def _one_line(model: type[Section], error: ValidationError, prefix: str) -> str:
     problems = error.errors(include_url=False)
     first = problems[0]
     # A union adds the name of the branch it tried; only keys of the file help the reader.
-    path = [str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "function-"))]
+    path = [
+        str(part)
+        for part in first["loc"]
+        if not str(part).startswith(("literal[", "constrained-", "function-"))
+    ]
     key = ".".join([prefix, *path] if prefix else path) or "settings"
     if first["type"] == "extra_forbidden":
         message = f"{key}: unknown setting{_suggestion(path[-1], _fields(model, path[:-1]))}"
@@ -533,13 +551,12 @@ def _is_number(text: str) -> bool:
 
 def _fields(model: type[Section], path: Iterable[str]) -> list[str]:
     """The keys that the section at this path knows."""
-    inner: Any = model
+    inner: type[Section] = model
     for key in path:
-        field = inner.model_fields.get(key)
-        if field is None:
-            candidates: tuple[Any, ...] = get_args(inner.model_fields["experiments"].annotation) if "experiments" in inner.model_fields else ()
-        else:
-            candidates = (field.annotation, *get_args(field.annotation))
+        by_key = {field.alias or name: field.annotation for name, field in inner.model_fields.items()}
+        # The name of an experiment is not a field: it stays at the section of overrides.
+        annotation = by_key.get(key)
+        candidates = (annotation, *get_args(annotation))
         inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, Section)), inner)
     return [field.alias or name for name, field in inner.model_fields.items()]
 
@@ -547,8 +564,3 @@ def _fields(model: type[Section], path: Iterable[str]) -> list[str]:
 def _suggestion(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
-
-
-def section_names() -> list[str]:
-    """The stage sections in pipeline order."""
-    return [stage.name for stage in STAGES]
