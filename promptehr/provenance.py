@@ -1,6 +1,334 @@
-"""Fingerprints of the code behind an artifact."""
+"""Which code is behind an artifact, and who may write to a results folder.
+
+Turns a stage's name into one fingerprint per module that the stage can import: source text
+without comments, docstrings and blank lines, so that only an edit that can change an artifact
+changes a fingerprint. Reads source text and never imports it; standard library only, because
+the Snakefile imports this module.
+
+The import closure starts at `promptehr.stages.<stage>` and follows every import of the package,
+those inside functions too. It leaves out modules whose whole effect is seen elsewhere:
+
+    settings, stage_table    a validated value is in the key, a file's name in the command line
+    errors, cli              what people read, never what an artifact holds
+    provenance               its results are the key
+
+`schemas`, `tokens` and `artifacts` serve every stage. Only those of their top-level definitions
+count that the stage's modules name, and what these name in turn, so that another stage's schema
+reruns nothing here. The text of `artifacts` is taken whole all the same: it is the format.
+"""
+
+import ast
+import fcntl
+import functools
+import hashlib
+import io
+import json
+import os
+import socket
+import tokenize
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from promptehr.errors import BusyError
+
+PACKAGE = "promptehr"
+ROOT = Path(__file__).parent.parent
+LEFT_OUT = frozenset(
+    f"{PACKAGE}.{name}" for name in ("settings", "stage_table", "errors", "cli", "provenance")
+)
+BY_DEFINITION = frozenset(f"{PACKAGE}.{name}" for name in ("schemas", "tokens", "artifacts"))
+WHOLE_TEXT = frozenset({f"{PACKAGE}.artifacts"})
+ALL = "*"
 
 
-def code(stage: str) -> dict[str, str]:
-    """Module name to fingerprint, for every module the stage can import."""
-    return {}
+# --- code --------------------------------------------------------------------------------------
+
+
+@functools.cache
+def code(stage: str, root: Path = ROOT) -> Mapping[str, str]:
+    """Module name to fingerprint, for every module the stage can import, sorted by name.
+
+    A file is read once per process, so a long job records the code it started with if it asks
+    for it at its start.
+
+    Args:
+        stage: A name of the stage table.
+        root: The folder that holds the package.
+    """
+    return {module: _fingerprint(module, names, root) for module, names in closure(stage, root).items()}
+
+
+def closure(stage: str, root: Path = ROOT) -> dict[str, frozenset[str]]:
+    """Module name to the names that are used of it, `*` for all; sorted by module."""
+    used: dict[str, set[str]] = {}
+    waiting = [(f"{PACKAGE}.stages.{stage}", ALL)]
+    while waiting:
+        module, name = waiting.pop()
+        if module not in LEFT_OUT and name not in used.setdefault(module, set()):
+            used[module].add(name)
+            waiting += _needs(module, name, root)
+    return {module: frozenset(used[module]) for module in sorted(used) if _parts(module, root)}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One top-level statement of a module.
+
+    Attributes:
+        text: Its source without comments, docstrings and blank lines.
+        defines: Names it binds in the module.
+        names: Names it mentions, apart from the bases in `attributes`.
+        attributes: (base, attribute) for each `base.attribute` whose base is a name.
+        imports: (bound name, module, name in it or None) for each import in it.
+    """
+
+    text: str
+    defines: frozenset[str]
+    names: frozenset[str]
+    attributes: frozenset[tuple[str, str]]
+    imports: frozenset[tuple[str, str, str | None]]
+
+
+def _fingerprint(module: str, names: frozenset[str], root: Path) -> str:
+    whole = ALL in names or module in WHOLE_TEXT
+    texts = [part.text for part in _parts(module, root) if whole or _is_used(part, names)]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _is_used(part: Part, names: Iterable[str]) -> bool:
+    """Whether a name is defined here; a statement that defines nothing acts on all of them."""
+    return not part.defines or not part.defines.isdisjoint(names)
+
+
+def _needs(module: str, name: str, root: Path) -> Iterator[tuple[str, str]]:
+    """(module, name) for all that one name of a module leads to."""
+    parts = _parts(module, root)
+    bound = {(alias, target, inner) for part in parts for alias, target, inner in part.imports}
+    defined = {word for part in parts for word in part.defines}
+    for package in _packages(module):
+        yield package, ALL
+    for part in parts:
+        if name == ALL or _is_used(part, [name]):
+            mentioned = part.names | {base for base, _ in part.attributes}
+            if module in BY_DEFINITION:
+                yield from ((module, other) for other in mentioned & defined)
+            for alias, target, inner in bound:
+                if alias in mentioned or (alias, target, inner) in part.imports:
+                    yield from _reached(target, inner, alias, part, root)
+
+
+def _reached(target: str, inner: str | None, alias: str, part: Part, root: Path) -> Iterator[tuple[str, str]]:
+    """What a part uses of an import bound as `alias`."""
+    module = f"{target}.{inner}" if inner and _path(f"{target}.{inner}", root) else target
+    if module not in BY_DEFINITION:
+        yield module, ALL
+    elif module == target and inner:
+        yield module, inner
+    elif module == target or alias in part.names:
+        yield module, ALL
+    else:
+        yield from ((module, attribute) for base, attribute in part.attributes if base == alias)
+
+
+def _packages(module: str) -> list[str]:
+    """The packages whose `__init__` runs before the module does."""
+    words = module.split(".")
+    return [".".join(words[:length]) for length in range(1, len(words))]
+
+
+def _path(module: str, root: Path) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+@functools.cache
+def _parts(module: str, root: Path) -> tuple[Part, ...]:
+    """The top-level statements of a module; none where there is no such module."""
+    path = _path(module, root)
+    if path is None:
+        return ()
+    source = path.read_text("utf-8")
+    lines = source.split("\n")
+    return tuple(_part(node, lines) for node in ast.parse(source).body if not _is_docstring(node))
+
+
+def _part(statement: ast.stmt, lines: Sequence[str]) -> Part:
+    nodes = list(ast.walk(statement))
+    dotted = [n for n in nodes if isinstance(n, ast.Attribute)]
+    bases = {id(n.value) for n in dotted}
+    return Part(
+        text=_text(statement, nodes, lines),
+        defines=frozenset(_defined(statement)),
+        names=frozenset(n.id for n in nodes if isinstance(n, ast.Name) and id(n) not in bases),
+        attributes=frozenset((n.value.id, n.attr) for n in dotted if isinstance(n.value, ast.Name)),
+        imports=frozenset(found for n in nodes for found in _imports(n)),
+    )
+
+
+def _defined(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        yield statement.name
+    elif isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        yield from (n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name))
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
+
+
+def _imports(node: ast.AST) -> Iterator[tuple[str, str, str | None]]:
+    """Imports of the package itself; only absolute ones, as everywhere in it."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            if alias.name.partition(".")[0] == PACKAGE:
+                yield alias.asname or alias.name, alias.name, None
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"relative import in line {node.lineno}"
+        if node.module and node.module.partition(".")[0] == PACKAGE:
+            yield from ((alias.asname or alias.name, node.module, alias.name) for alias in node.names)
+
+
+# --- source text -------------------------------------------------------------------------------
+
+
+def _text(statement: ast.stmt, nodes: Sequence[ast.AST], lines: Sequence[str]) -> str:
+    """The statement's lines that hold code; blank lines inside a string belong to it."""
+    first = min([statement.lineno, *(d.lineno for d in getattr(statement, "decorator_list", []))])
+    kept = {number: lines[number - 1] for number in range(first, (statement.end_lineno or first) + 1)}
+    for row, column in _comments(list(kept.values())):
+        kept[first + row - 1] = kept[first + row - 1][:column]
+    docstrings = [node for node in nodes if isinstance(node, ast.Expr) and _is_docstring(node)]
+    for docstring in docstrings:
+        _cut(kept, docstring)
+    in_string = _lines_in_strings(nodes, {id(docstring.value) for docstring in docstrings})
+    return "\n".join(
+        line if number in in_string else line.rstrip()
+        for number, line in kept.items()
+        if number in in_string or line.strip()
+    )
+
+
+def _comments(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """(row, column) of each comment, rows from 1; most statements have none and cost nothing."""
+    if not any("#" in line for line in lines):
+        return []
+    tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)
+    return [token.start for token in tokens if token.type == tokenize.COMMENT]
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    """Whether a statement is only a string: it does nothing, wherever it stands."""
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _cut(lines: dict[int, str], node: ast.Expr) -> None:
+    """Take a statement's text out of its lines; columns of a syntax tree count UTF-8 bytes."""
+    last = node.end_lineno or node.lineno
+    before = lines[node.lineno].encode()[: node.col_offset].decode()
+    after = lines[last].encode()[node.end_col_offset :].decode()
+    for number in range(node.lineno, last + 1):
+        lines[number] = ""
+    lines[node.lineno] = before + after
+
+
+def _lines_in_strings(nodes: Iterable[ast.AST], docstrings: set[int]) -> set[int]:
+    """Lines that end inside a string that counts."""
+    return {
+        number
+        for node in nodes
+        if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in docstrings
+        for number in range(node.lineno, node.end_lineno or node.lineno)
+    }
+
+
+# --- the results folder ------------------------------------------------------------------------
+
+
+def lock(results: Path) -> TextIO:
+    """Take the results folder for this process until it ends; keep what is returned.
+
+    The lock is the kernel's: it goes with the process, however that ends, and is not inherited
+    by the programs it starts.
+
+    Raises:
+        BusyError: naming the process that holds it, or why the folder cannot be locked.
+    """
+    results.mkdir(parents=True, exist_ok=True, mode=0o700)
+    file = (results / ".lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        raise BusyError(f"{results}: in use by {holder}; wait for it to end, or stop it") from None
+    except OSError as error:
+        raise BusyError(f"{results}: cannot be locked ({error.strerror}); use another folder") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def drop_dead_locks(locks: Path, results: Path, folders: Iterable[str]) -> None:
+    """Remove Snakemake's locks that a dead run left on a results folder; call it holding `lock`.
+
+    Snakemake's locks list the files of a run, one per line, and name no process. Those of a
+    live run on another results folder stay, even where one folder contains the other.
+
+    Args:
+        locks: `.snakemake/locks` of the working folder.
+        results: The folder that this process has locked, as it is written in file names.
+        folders: The stages' folders directly below it.
+    """
+    ours = tuple(f"{results / folder}{os.sep}" for folder in folders)
+    for file in locks.glob("*.lock"):
+        if any(line.startswith(ours) for line in file.read_text("utf-8").splitlines()):
+            file.unlink(missing_ok=True)
+
+
+# --- copies ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    """What an artifact would be written from: a stage's settings and its code."""
+
+    stage: str
+    settings: tuple[str, ...]
+    code: Mapping[str, str]
+
+
+def stale_copies(present: Mapping[Path, Key], is_known: Callable[[Path], bool]) -> dict[Path, list[str]]:
+    """Sealing documents that Snakemake knows nothing of and that another key wrote.
+
+    Args:
+        present: The key each sealing document would have if it was written now.
+        is_known: Whether Snakemake has recorded how a file was made; it judges those itself.
+
+    Returns:
+        Document to the settings and modules that differ, sorted.
+    """
+    differing = {}
+    for path, key in present.items():
+        if path.is_file() and not is_known(path):
+            found = _differences(path, key)
+            if found:
+                differing[path] = found
+    return differing
+
+
+def _differences(path: Path, key: Key) -> list[str]:
+    try:
+        recorded = json.loads(path.read_bytes())["key"]
+        settings, code = set(recorded["settings"]), dict(recorded["code"])
+    except (ValueError, KeyError, TypeError, OSError):
+        return ["no key can be read"]
+    changed = {text.partition("=")[0] for text in settings.symmetric_difference(key.settings)}
+    changed |= {module for module, _ in code.items() ^ key.code.items()}
+    return sorted(changed)
