@@ -1,0 +1,96 @@
+if SETTINGS.source.kind == "simulate":
+
+    rule simulate:
+        output:
+            patients="<results>/simulate/PATIENTS.csv",
+            admissions="<results>/simulate/ADMISSIONS.csv",
+            diagnoses="<results>/simulate/DIAGNOSES_ICD.csv",
+            process="<results>/simulate/process.json",
+        log:
+            "<logs>/simulate.log",
+        benchmark:
+            "<benchmarks>/simulate.tsv"
+        params:
+            **key("simulate"),
+            options=options("simulate"),
+        shell:
+            "promptehr simulate {params.options} --log {log}"
+
+
+rule ingest:
+    input:
+        **source(),
+    output:
+        patients_table="<results>/ingest/patients.parquet",
+        admissions_table="<results>/ingest/admissions.parquet",
+        diagnoses_table="<results>/ingest/diagnoses.parquet",
+        rejects="<results>/ingest/rejects.parquet",
+        ledger="<results>/ingest/ledger.json",
+    log:
+        "<logs>/ingest.log",
+    benchmark:
+        "<benchmarks>/ingest.tsv"
+    params:
+        **key("ingest"),
+        options=options("ingest"),
+    shell:
+        "promptehr ingest {params.options} --log {log}"
+
+
+rule records:
+    input:
+        patients_table="<results>/ingest/patients.parquet",
+        admissions_table="<results>/ingest/admissions.parquet",
+        diagnoses_table="<results>/ingest/diagnoses.parquet",
+        ingest_ledger=ancient("<results>/ingest/ledger.json"),
+    output:
+        train="<results>/records/train.parquet",
+        valid="<results>/records/valid.parquet",
+        test="<results>/records/test.parquet",
+        ledger="<results>/records/ledger.json",
+    log:
+        "<logs>/records.log",
+    benchmark:
+        "<benchmarks>/records.tsv"
+    params:
+        **key("records"),
+        options=options("records"),
+    shell:
+        "promptehr records {params.options} --log {log}"
+
+
+rule vocabulary:
+    input:
+        train="<results>/records/train.parquet",
+        records_ledger=ancient("<results>/records/ledger.json"),
+    output:
+        vocabulary="<results>/vocabulary/vocabulary.json",
+        ledger="<results>/vocabulary/ledger.json",
+    log:
+        "<logs>/vocabulary.log",
+    benchmark:
+        "<benchmarks>/vocabulary.tsv"
+    params:
+        **key("vocabulary"),
+        options=options("vocabulary"),
+    shell:
+        "promptehr vocabulary {params.options} --log {log}"
+
+
+rule shards:
+    input:
+        **records(),
+        **vocabulary(),
+    output:
+        shards=shard_files(),
+        index="<results>/shards/index.json",
+        ledger="<results>/shards/ledger.json",
+    log:
+        "<logs>/shards.log",
+    benchmark:
+        "<benchmarks>/shards.tsv"
+    params:
+        **key("shards"),
+        options=options("shards"),
+    shell:
+        "promptehr shards {params.options} --log {log}"

@@ -1,0 +1,335 @@
+"""Settings, keys and options: the only Python in the workflow.
+
+Reads the settings once, ends with one line and status 2 where they or the files they name
+cannot be used, and turns them into what rules share: inputs by name, the params that decide
+staleness, and the options of the command line.
+"""
+
+import os
+import shlex
+import sys
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from promptehr import provenance
+from promptehr.errors import PromptEHRError
+from promptehr.settings import assignments, for_experiment
+from promptehr.settings import parse as settings_from
+from promptehr.source import existing, find
+from promptehr.stage_table import BY_NAME
+
+# A job finds `promptehr` beside the Python that runs Snakemake, activated or not.
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+)
+
+# Options of Snakemake that look at the workflow and run nothing.
+LOOKS = (
+    "--lint",
+    "--list",
+    "--report",
+    "--summary",
+    "--dag",
+    "--rulegraph",
+    "--filegraph",
+    "--d3dag",
+)
+
+
+def checked(function, *arguments):
+    """The function's value; an error for people is one line and the end, as in `promptehr`."""
+    try:
+        return function(*arguments)
+    except PromptEHRError as error:
+        print(f"promptehr: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+SETTINGS = checked(settings_from, config)
+EXPERIMENTS = {name: for_experiment(SETTINGS, name) for name in SETTINGS.experiments}
+WITH_MODEL = [
+    name
+    for name, settings in EXPERIMENTS.items()
+    if settings.generate.method == "model"
+]
+RESULTS = Path(SETTINGS.results_dir)
+
+
+def of(wildcards):
+    """The settings of a job: the experiment's, or those that all share."""
+    return (
+        EXPERIMENTS[wildcards.experiment]
+        if "experiment" in wildcards.keys()
+        else SETTINGS
+    )
+
+
+# --- inputs ------------------------------------------------------------------------------------
+
+
+def source():
+    """The three files of the source, by name."""
+    if SETTINGS.source.kind == "simulate":
+        folder = RESULTS / "simulate"
+        names = dict(
+            patients="PATIENTS", admissions="ADMISSIONS", diagnoses="DIAGNOSES_ICD"
+        )
+        return {name: f"{folder}/{file}.csv" for name, file in names.items()}
+    return {
+        name: str(path)
+        for name, path in checked(find, Path(SETTINGS.source.path)).items()
+    }
+
+
+def records():
+    """The splits. Ledgers only prove that files belong together: their age decides nothing."""
+    splits = {
+        split: f"<results>/records/{split}.parquet"
+        for split in ("train", "valid", "test")
+    }
+    return {**splits, "records_ledger": ancient("<results>/records/ledger.json")}
+
+
+def shard_files():
+    """Every shard of every split."""
+    numbers = range(SETTINGS.shards.count)
+    return [
+        f"<results>/shards/{split}/{n:05}.parquet"
+        for split in ("train", "valid", "test")
+        for n in numbers
+    ]
+
+
+def shards():
+    """The token files, their index and the vocabulary."""
+    return {
+        "shards": shard_files(),
+        "index": "<results>/shards/index.json",
+        "shards_ledger": ancient("<results>/shards/ledger.json"),
+        **vocabulary(),
+    }
+
+
+def vocabulary():
+    return {
+        "vocabulary": "<results>/vocabulary/vocabulary.json",
+        "vocabulary_ledger": ancient("<results>/vocabulary/ledger.json"),
+    }
+
+
+def synthetic():
+    """The experiment's synthetic patients."""
+    return {
+        "synthetic": "<results>/generate/{experiment}/synthetic.parquet",
+        "generate_summary": ancient("<results>/generate/{experiment}/summary.json"),
+    }
+
+
+MODEL_FILES = [
+    f"<results>/train/{{experiment}}/model/{name}"
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    )
+]
+
+
+def conditioning(wildcards):
+    """What an experiment generates from: its model if it has one, and files that settings name."""
+    generate = of(wildcards).generate
+    named = {"demographics": generate.demographics, "histories": generate.histories}
+    files = {
+        name: checked(existing, path, f"generate.{name}")
+        for name, path in named.items()
+        if path
+    }
+    if generate.method == "model":
+        folder = f"<results>/train/{wildcards.experiment}"
+        files["model"] = [
+            file.format(experiment=wildcards.experiment) for file in MODEL_FILES
+        ]
+        files["train_summary"] = ancient(f"{folder}/summary.json")
+    return files
+
+
+def process():
+    """The random process behind simulated patients, where there is one."""
+    return (
+        {"process": "<results>/simulate/process.json"}
+        if SETTINGS.source.kind == "simulate"
+        else {}
+    )
+
+
+def everything():
+    """What the report reads, by name."""
+    stages = ["ingest", "records", "vocabulary", "shards"]
+    train, generate = "<results>/train/{name}", "<results>/generate/{name}"
+    evaluate = "<results>/evaluate/{name}"
+    return {
+        "ledgers": expand("<results>/{stage}/ledger.json", stage=stages),
+        "vocabulary": "<results>/vocabulary/vocabulary.json",
+        "histories": expand(f"{train}/history.jsonl", name=WITH_MODEL),
+        "summaries": [
+            *expand(f"{train}/summary.json", name=WITH_MODEL),
+            *expand(f"{generate}/summary.json", name=EXPERIMENTS),
+        ],
+        "evaluations": [
+            *expand(f"{evaluate}/likelihood.json", name=WITH_MODEL),
+            *expand(
+                f"{evaluate}/{{what}}.json",
+                name=EXPERIMENTS,
+                what=["fidelity", "utility", "privacy"],
+            ),
+        ],
+        "synthetics": expand(f"{generate}/synthetic.parquet", name=EXPERIMENTS),
+    }
+
+
+# --- params ------------------------------------------------------------------------------------
+
+
+def key(stage):
+    """A param per setting and per module in a stage's key, so that Snakemake names what changed."""
+    first = next(iter(EXPERIMENTS.values()))
+    settings = [text.partition("=")[0] for text in assignments(stage, first)]
+    modules = {
+        name: f"{name} {fingerprint}"
+        for name, fingerprint in provenance.code(stage).items()
+    }
+    # Functions, because Snakemake reads braces in a plain text as wildcards.
+    params = {name: setting(stage, name) for name in settings} | modules
+    return {name.replace(".", "_"): value for name, value in params.items()}
+
+
+def setting(stage, name):
+    """A function from a job's wildcards to `section.key=<JSON>`."""
+    return lambda wildcards: next(
+        text
+        for text in assignments(stage, of(wildcards))
+        if text.startswith(f"{name}=")
+    )
+
+
+def options(stage):
+    """A function from a job to its files, settings and runtime as options of the command line."""
+    row = BY_NAME[stage]
+
+    def line(wildcards, input, output, threads):
+        files = [word for name in row.inputs for word in option(name, input)]
+        files += [word for name in row.outputs for word in option(name, output)]
+        runtime = runtime_options(threads) if row.runtime else []
+        return shlex.join([*files, *runtime, *assignments(stage, of(wildcards))])
+
+    return line
+
+
+def option(name, files):
+    """`--name path` for a file, once for each of several; a model's files stand for their folder."""
+    bare = name.rstrip("?*")
+    given = files.get(bare, [])
+    paths = [given] if isinstance(given, str) else list(given)
+    if len(paths) > 1 and not name.endswith("*"):
+        paths = [os.path.commonpath(paths)]
+    return [word for path in paths for word in (f"--{bare.replace('_', '-')}", path)]
+
+
+def runtime_options(threads):
+    values = SETTINGS.runtime.model_dump() | {
+        "threads": SETTINGS.runtime.threads or threads
+    }
+    return [
+        word
+        for name, value in values.items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+
+
+def gpus(wildcards):
+    """GPUs that a job of a model asks for; baselines and `runtime.device: cpu` ask for none."""
+    return int(
+        of(wildcards).generate.method == "model" and SETTINGS.runtime.device != "cpu"
+    )
+
+
+# --- start -------------------------------------------------------------------------------------
+
+
+def seals():
+    """The sealing document of every stage, and the key it would have if it was written now."""
+    found = {}
+    for stage in BY_NAME.values():
+        if stage.name == "simulate" and SETTINGS.source.kind != "simulate":
+            continue
+        names = {"cohort": [None], "experiment": EXPERIMENTS}[stage.scope]
+        for name in (
+            names if stage.name not in ("train", "evaluate_likelihood") else WITH_MODEL
+        ):
+            settings = EXPERIMENTS[name] if name else SETTINGS
+            found[seal(stage.name, name)] = provenance.Key(
+                stage.name,
+                tuple(assignments(stage.name, settings)),
+                provenance.code(stage.name),
+            )
+    return found
+
+
+def seal(stage, experiment):
+    named = {
+        "simulate": "simulate/process.json",
+        "train": f"train/{experiment}/summary.json",
+        "generate": f"generate/{experiment}/summary.json",
+        "report": "report/report.json",
+    }
+    if stage.startswith("evaluate_"):
+        return (
+            RESULTS
+            / "evaluate"
+            / experiment
+            / f"{stage.removeprefix('evaluate_')}.json"
+        )
+    return RESULTS / named.get(stage, f"{stage}/ledger.json")
+
+
+def is_known(path):
+    """Whether Snakemake has recorded how a file was made."""
+    return Path(
+        ".snakemake", "metadata", urlsafe_b64encode(str(path).encode()).decode()
+    ).exists()
+
+
+def announce():
+    """Say which settings are in force and which artifacts came from elsewhere."""
+    files = [
+        os.path.relpath(file)
+        for file in ("config.yaml", *workflow.overwrite_configfiles)
+    ]
+    print(f"settings: {', '.join(files)}; results: {RESULTS}", file=sys.stderr)
+    known = seals()
+    for path, differing in provenance.stale_copies(known, is_known).items():
+        print(
+            f"{path}: copied here, and written with another {', '.join(differing)};"
+            f" to rerun: snakemake --forcerun {known[path].stage}",
+            file=sys.stderr,
+        )
+
+
+def take_results():
+    """Hold the results folder until this process ends, and clear what dead runs left."""
+    held = checked(provenance.lock, RESULTS)
+    folders = {path.relative_to(RESULTS).parts[0] for path in seals()}
+    provenance.drop_dead_locks(Path(".snakemake", "locks"), RESULTS, folders)
+    return held
+
+
+if workflow.is_main_process and not any(
+    word.startswith(LOOKS) for word in sys.argv[1:]
+):
+    announce()
+    LOCK = None if workflow.output_settings.dryrun else take_results()

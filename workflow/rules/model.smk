@@ -1,0 +1,43 @@
+rule train:
+    input:
+        **shards(),
+    output:
+        model=MODEL_FILES,
+        history="<results>/train/{experiment}/history.jsonl",
+        summary="<results>/train/{experiment}/summary.json",
+    log:
+        "<logs>/train.{experiment}.log",
+    benchmark:
+        "<benchmarks>/train.{experiment}.tsv"
+    threads: 4
+    resources:
+        gpu=gpus,
+        mem_mb=lambda wildcards, attempt: 32768 * attempt,
+        runtime=1440,
+    params:
+        **key("train"),
+        options=options("train"),
+    shell:
+        "promptehr train {params.options} --log {log}"
+
+
+rule generate:
+    input:
+        unpack(conditioning),
+        **shards(),
+    output:
+        synthetic="<results>/generate/{experiment}/synthetic.parquet",
+        summary="<results>/generate/{experiment}/summary.json",
+    log:
+        "<logs>/generate.{experiment}.log",
+    benchmark:
+        "<benchmarks>/generate.{experiment}.tsv"
+    threads: 4
+    resources:
+        gpu=gpus,
+        runtime=240,
+    params:
+        **key("generate"),
+        options=options("generate"),
+    shell:
+        "promptehr generate {params.options} --log {log}"
