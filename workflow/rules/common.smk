@@ -19,9 +19,7 @@ from promptehr.source import existing, find
 from promptehr.stage_table import BY_NAME
 
 # A job finds `promptehr` beside the Python that runs Snakemake, activated or not.
-os.environ.update(
-    PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-)
+os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 # Options of Snakemake that look at the workflow and run nothing.
 LOOKS = (
@@ -49,21 +47,13 @@ def checked(function, *arguments):
 
 SETTINGS = checked(settings_from, config)
 EXPERIMENTS = {name: for_experiment(SETTINGS, name) for name in SETTINGS.experiments}
-WITH_MODEL = [
-    name
-    for name, settings in EXPERIMENTS.items()
-    if settings.generate.method == "model"
-]
+WITH_MODEL = [name for name, settings in EXPERIMENTS.items() if settings.generate.method == "model"]
 RESULTS = Path(SETTINGS.results_dir)
 
 
 def of(wildcards):
     """The settings of a job: the experiment's, or those that all share."""
-    return (
-        EXPERIMENTS[wildcards.experiment]
-        if "experiment" in wildcards.keys()
-        else SETTINGS
-    )
+    return EXPERIMENTS[wildcards.experiment] if "experiment" in wildcards.keys() else SETTINGS
 
 
 # --- inputs ------------------------------------------------------------------------------------
@@ -73,22 +63,14 @@ def source():
     """The three files of the source, by name."""
     if SETTINGS.source.kind == "simulate":
         folder = RESULTS / "simulate"
-        names = dict(
-            patients="PATIENTS", admissions="ADMISSIONS", diagnoses="DIAGNOSES_ICD"
-        )
+        names = dict(patients="PATIENTS", admissions="ADMISSIONS", diagnoses="DIAGNOSES_ICD")
         return {name: f"{folder}/{file}.csv" for name, file in names.items()}
-    return {
-        name: str(path)
-        for name, path in checked(find, Path(SETTINGS.source.path)).items()
-    }
+    return {name: str(path) for name, path in checked(find, Path(SETTINGS.source.path)).items()}
 
 
 def records():
     """The splits. Ledgers only prove that files belong together: their age decides nothing."""
-    splits = {
-        split: f"<results>/records/{split}.parquet"
-        for split in ("train", "valid", "test")
-    }
+    splits = {split: f"<results>/records/{split}.parquet" for split in ("train", "valid", "test")}
     return {**splits, "records_ledger": ancient("<results>/records/ledger.json")}
 
 
@@ -96,9 +78,7 @@ def shard_files():
     """Every shard of every split."""
     numbers = range(SETTINGS.shards.count)
     return [
-        f"<results>/shards/{split}/{n:05}.parquet"
-        for split in ("train", "valid", "test")
-        for n in numbers
+        f"<results>/shards/{split}/{n:05}.parquet" for split in ("train", "valid", "test") for n in numbers
     ]
 
 
@@ -144,27 +124,17 @@ def conditioning(wildcards):
     """What an experiment generates from: its model if it has one, and files that settings name."""
     generate = of(wildcards).generate
     named = {"demographics": generate.demographics, "histories": generate.histories}
-    files = {
-        name: checked(existing, path, f"generate.{name}")
-        for name, path in named.items()
-        if path
-    }
+    files = {name: checked(existing, path, f"generate.{name}") for name, path in named.items() if path}
     if generate.method == "model":
         folder = f"<results>/train/{wildcards.experiment}"
-        files["model"] = [
-            file.format(experiment=wildcards.experiment) for file in MODEL_FILES
-        ]
+        files["model"] = [file.format(experiment=wildcards.experiment) for file in MODEL_FILES]
         files["train_summary"] = ancient(f"{folder}/summary.json")
     return files
 
 
 def process():
     """The random process behind simulated patients, where there is one."""
-    return (
-        {"process": "<results>/simulate/process.json"}
-        if SETTINGS.source.kind == "simulate"
-        else {}
-    )
+    return {"process": "<results>/simulate/process.json"} if SETTINGS.source.kind == "simulate" else {}
 
 
 def everything():
@@ -199,10 +169,7 @@ def key(stage):
     """A param per setting and per module in a stage's key, so that Snakemake names what changed."""
     first = next(iter(EXPERIMENTS.values()))
     settings = [text.partition("=")[0] for text in assignments(stage, first)]
-    modules = {
-        name: f"{name} {fingerprint}"
-        for name, fingerprint in provenance.code(stage).items()
-    }
+    modules = {name: f"{name} {fingerprint}" for name, fingerprint in provenance.code(stage).items()}
     # Functions, because Snakemake reads braces in a plain text as wildcards.
     params = {name: setting(stage, name) for name in settings} | modules
     return {name.replace(".", "_"): value for name, value in params.items()}
@@ -211,9 +178,7 @@ def key(stage):
 def setting(stage, name):
     """A function from a job's wildcards to `section.key=<JSON>`."""
     return lambda wildcards: next(
-        text
-        for text in assignments(stage, of(wildcards))
-        if text.startswith(f"{name}=")
+        text for text in assignments(stage, of(wildcards)) if text.startswith(f"{name}=")
     )
 
 
@@ -241,21 +206,13 @@ def option(name, files):
 
 
 def runtime_options(threads):
-    values = SETTINGS.runtime.model_dump() | {
-        "threads": SETTINGS.runtime.threads or threads
-    }
-    return [
-        word
-        for name, value in values.items()
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    values = SETTINGS.runtime.model_dump() | {"threads": SETTINGS.runtime.threads or threads}
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 
 
 def gpus(wildcards):
     """GPUs that a job of a model asks for; baselines and `runtime.device: cpu` ask for none."""
-    return int(
-        of(wildcards).generate.method == "model" and SETTINGS.runtime.device != "cpu"
-    )
+    return int(of(wildcards).generate.method == "model" and SETTINGS.runtime.device != "cpu")
 
 
 # --- start -------------------------------------------------------------------------------------
@@ -268,9 +225,7 @@ def seals():
         if stage.name == "simulate" and SETTINGS.source.kind != "simulate":
             continue
         names = {"cohort": [None], "experiment": EXPERIMENTS}[stage.scope]
-        for name in (
-            names if stage.name not in ("train", "evaluate_likelihood") else WITH_MODEL
-        ):
+        for name in (names if stage.name not in ("train", "evaluate_likelihood") else WITH_MODEL):
             settings = EXPERIMENTS[name] if name else SETTINGS
             found[seal(stage.name, name)] = provenance.Key(
                 stage.name,
@@ -288,28 +243,18 @@ def seal(stage, experiment):
         "report": "report/report.json",
     }
     if stage.startswith("evaluate_"):
-        return (
-            RESULTS
-            / "evaluate"
-            / experiment
-            / f"{stage.removeprefix('evaluate_')}.json"
-        )
+        return RESULTS / "evaluate" / experiment / f"{stage.removeprefix('evaluate_')}.json"
     return RESULTS / named.get(stage, f"{stage}/ledger.json")
 
 
 def is_known(path):
     """Whether Snakemake has recorded how a file was made."""
-    return Path(
-        ".snakemake", "metadata", urlsafe_b64encode(str(path).encode()).decode()
-    ).exists()
+    return Path(".snakemake", "metadata", urlsafe_b64encode(str(path).encode()).decode()).exists()
 
 
 def announce():
     """Say which settings are in force and which artifacts came from elsewhere."""
-    files = [
-        os.path.relpath(file)
-        for file in ("config.yaml", *workflow.overwrite_configfiles)
-    ]
+    files = [os.path.relpath(file) for file in ("config.yaml", *workflow.overwrite_configfiles)]
     print(f"settings: {', '.join(files)}; results: {RESULTS}", file=sys.stderr)
     known = seals()
     for path, differing in provenance.stale_copies(known, is_known).items():
@@ -328,8 +273,6 @@ def take_results():
     return held
 
 
-if workflow.is_main_process and not any(
-    word.startswith(LOOKS) for word in sys.argv[1:]
-):
+if workflow.is_main_process and not any(word.startswith(LOOKS) for word in sys.argv[1:]):
     announce()
     LOCK = None if workflow.output_settings.dryrun else take_results()

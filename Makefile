@@ -1,0 +1,37 @@
+# make demo       set up, run the pipeline on 5,000 simulated patients, say where the report is
+# make test       set up, run all tests
+# make check      linters, types, generated files
+# make generated  write the files that come from the settings anew
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Written when the environment is whole; pip starts again if a pin changes.
+READY := .venv/.ready
+
+.PHONY: demo test check generated
+
+demo: $(READY)
+	$(BIN)/snakemake --profile profiles/demo
+	@echo "The report is results/demo/report/report.html"
+
+test: $(READY)
+	$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+	$(BIN)/python -m promptehr.settings_docs --check
+
+generated: $(READY)
+	$(BIN)/python -m promptehr.settings_docs
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "promptehr needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
