@@ -1,0 +1,228 @@
+"""PromptBART: transformers' BART with demographic prompts in front of encoder and decoder.
+
+Turns demographics and visible tokens into logits of the tokens to write. Works on token ids;
+never sees codes. Prompts take the first positions of both sides; the decoder's stand in the
+cache after the first step, and no logits are returned for them.
+
+Shapes: B patients, S encoder tokens, L decoder tokens, P prompts, D width, V vocabulary.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, BartForConditionalGeneration
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.models.bart.modeling_bart import BartEncoder
+from transformers.utils import logging as transformers_logging
+
+from promptehr.errors import ArtifactError
+from promptehr.model.config import PromptBartConfig
+from promptehr.model.prompt import Prompts
+
+
+class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is not typed
+    """BART's encoder with P prompt vectors in front of the tokens."""
+
+    config_class = PromptBartConfig
+
+    def __init__(self, config: PromptBartConfig):
+        super().__init__(config)
+        self.prompts = prompts_of(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        x_num: Tensor | None = None,
+        x_cat: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """[B, S] ids or [B, S, D] embeddings, [B, S] mask to states [B, P + S, D]."""
+        embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        embeds = with_prompts(embeds, self.prompts, x_num, x_cat)
+        mask = lengthened(attention_mask, embeds.shape[1])
+        return super().forward(inputs_embeds=embeds, attention_mask=mask, **kwargs)
+
+
+class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type: ignore[misc]
+    """P(tokens | demographics, visible tokens), token by token.
+
+    `final_logits_bias` is BART's constant offset of the logits, [1, V], saved with the weights:
+    training puts the log-unigram there, and a value that no token can outweigh at ids that are
+    never written.
+    """
+
+    config_class = PromptBartConfig
+
+    def __init__(self, config: PromptBartConfig):
+        super().__init__(config)
+        self.model.encoder = PromptBartEncoder(config)
+        self.decoder_prompts = prompts_of(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        x_num: Tensor | None = None,
+        x_cat: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Logits [B, L, V] of the token after each decoder token.
+
+        Args:
+            input_ids: [B, S] BOS, visible visits, EOS, padding.
+            attention_mask: [B, S], 0 at padding.
+            decoder_input_ids: [B, L] BOS and the tokens written so far; only the new ones where
+                there is a cache. Made from the labels if left out.
+            decoder_attention_mask: [B, tokens with the cached ones] for padding on the left;
+                padding on the right needs none.
+            encoder_outputs: States of an earlier call, [B, P + S, D], instead of input_ids.
+            past_key_values: Cache of the earlier tokens, prompts included.
+            labels: [B, L], -100 where nothing is scored; adds the mean loss.
+            use_cache: Whether to return the cache.
+            x_num: [B, 1] age in standard units.
+            x_cat: [B, 2] gender and ethnicity ids.
+            **kwargs: What transformers passes on to encoder and decoder.
+        """
+        kwargs.pop("return_dict", None)
+        if encoder_outputs is None:
+            encoder_outputs = self.model.encoder(
+                input_ids=input_ids, attention_mask=attention_mask, x_num=x_num, x_cat=x_cat, **kwargs
+            )
+        if decoder_input_ids is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels=labels)
+        states = encoder_outputs[0]
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        embeds = self.model.decoder.embed_tokens(decoder_input_ids)  # [B, L, D]
+        if past == 0:
+            embeds = with_prompts(embeds, self.decoder_prompts, x_num, x_cat)  # [B, P + L, D]
+        outputs = self.model.decoder(
+            inputs_embeds=embeds,
+            attention_mask=lengthened(decoder_attention_mask, past + embeds.shape[1]),
+            encoder_hidden_states=states,
+            encoder_attention_mask=lengthened(attention_mask, states.shape[1]),
+            past_key_values=past_key_values,
+            use_cache=False if labels is not None else use_cache,
+            **kwargs,
+        )
+        written = outputs.last_hidden_state[:, -decoder_input_ids.shape[1] :]  # without the prompts
+        logits = self.lm_head(written) + self.final_logits_bias
+        return Seq2SeqLMOutput(
+            loss=None
+            if labels is None
+            else nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=states,
+            encoder_hidden_states=encoder_outputs.get("hidden_states"),
+            encoder_attentions=encoder_outputs.get("attentions"),
+        )
+
+
+def prompts_of(config: PromptBartConfig) -> Prompts | None:
+    """The prompts of one side; None where the configuration has none."""
+    if config.prompt_length == 0:
+        return None
+    return Prompts(
+        numeric=config.numeric_features,
+        categorical=config.categorical_features,
+        length=config.prompt_length,
+        width=config.prompt_width,
+        d_model=config.d_model,
+    )
+
+
+def start(config: PromptBartConfig, log_unigram: Tensor, *, seed: int) -> PromptBartForConditionalGeneration:
+    """A model with random weights, a pure function of the arguments; in training mode, on the CPU.
+
+    Modules draw their first weights from torch's global generator, so it is seeded for the time
+    of the construction and put back as it was.
+
+    Args:
+        config: The shape.
+        log_unigram: [V] offset of the logits.
+        seed: Seed of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PromptBartForConditionalGeneration(config)
+        for prompts in (model.model.encoder.prompts, model.decoder_prompts):
+            if prompts is not None:
+                _start_prompts(prompts, std=config.init_std)
+    model.final_logits_bias.copy_(log_unigram)
+    model.train()
+    return model
+
+
+@torch.no_grad()
+def _start_prompts(prompts: Prompts, *, std: float) -> None:
+    """Give prompt vectors the spread of the token embeddings.
+
+    With BART's own spread in both maps, a prompt would be several times smaller than the
+    position vector it is added to, and the layer norm after it would leave little of the
+    demographics.
+    """
+    for feature in (*prompts.numeric, *prompts.categorical):
+        nn.init.normal_(feature.weight)
+    for kind in (prompts.numeric_map, prompts.categorical_map):
+        nn.init.normal_(kind.weight, std=std / prompts.width**0.5)
+
+
+def with_prompts(
+    embeds: Tensor, prompts: Prompts | None, x_num: Tensor | None, x_cat: Tensor | None
+) -> Tensor:
+    """[B, L, D] token embeddings to [B, P + L, D]."""
+    if prompts is None:
+        return embeds
+    if x_num is None or x_cat is None:
+        raise ValueError("a model with prompts needs x_num and x_cat")
+    return torch.cat([prompts(x_num, x_cat).to(embeds.dtype), embeds], dim=1)
+
+
+def lengthened(mask: Tensor | None, length: int) -> Tensor | None:
+    """A [B, L] mask of the tokens with ones in front, for the prompts, up to the given length."""
+    if mask is None or mask.shape[1] >= length:
+        return mask
+    return nn.functional.pad(mask, (length - mask.shape[1], 0), value=1)
+
+
+def register() -> None:
+    """Make `AutoConfig` and `AutoModelForSeq2SeqLM` know PromptBART."""
+    AutoConfig.register(PromptBartConfig.model_type, PromptBartConfig, exist_ok=True)
+    AutoModelForSeq2SeqLM.register(PromptBartConfig, PromptBartForConditionalGeneration, exist_ok=True)
+
+
+def load(folder: Path, device: torch.device | str) -> PromptBartForConditionalGeneration:
+    """A published model in evaluation mode; nothing is looked up outside the folder.
+
+    Raises:
+        ArtifactError: if the folder does not hold a PromptBART.
+    """
+    shows_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model: PromptBartForConditionalGeneration = PromptBartForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True
+        )
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder}: not a published model; rerun train") from error
+    finally:
+        if shows_bar:
+            transformers_logging.enable_progress_bar()
+    model.to(device).eval()
+    return model
