@@ -263,16 +263,20 @@ def lock(results: Path) -> TextIO:
     file = (results / ".lock").open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        raise BusyError(f"{results}: in use by {holder}; wait for it to end, or stop it") from None
     except OSError as error:
-        raise BusyError(f"{results}: cannot be locked ({error.strerror}); use another folder") from error
+        with file:
+            raise BusyError(f"{results}: {_refusal(file, error)}") from None
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def _refusal(file: TextIO, error: OSError) -> str:
+    if not isinstance(error, BlockingIOError):
+        return f"cannot be locked ({error.strerror}); use a folder on another disk"
+    file.seek(0)
+    return f"in use by {file.read().strip() or 'another process'}; wait for it to end, or stop it"
 
 
 def drop_dead_locks(locks: Path, results: Path, folders: Iterable[str]) -> None:

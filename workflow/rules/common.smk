@@ -18,20 +18,14 @@ from promptehr.settings import parse as settings_from
 from promptehr.source import existing, find
 from promptehr.stage_table import BY_NAME
 
+# Logs and benchmarks tell of patients too: what this process and its jobs make is private.
+os.umask(0o077)
+
 # A job finds `promptehr` beside the Python that runs Snakemake, activated or not.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 # Options of Snakemake that look at the workflow and run nothing.
-LOOKS = (
-    "--lint",
-    "--list",
-    "--report",
-    "--summary",
-    "--dag",
-    "--rulegraph",
-    "--filegraph",
-    "--d3dag",
-)
+LOOKS = ("--lint", "--list", "--report", "--summary", "--dag", "--rulegraph", "--filegraph", "--d3dag")
 
 
 def checked(function, *arguments):
@@ -260,7 +254,7 @@ def announce():
     for path, differing in provenance.stale_copies(known, is_known).items():
         print(
             f"{path}: copied here, and written with another {', '.join(differing)};"
-            f" to rerun: snakemake --forcerun {known[path].stage}",
+            f" to rerun it, add to this command: --forcerun {known[path].stage}",
             file=sys.stderr,
         )
 

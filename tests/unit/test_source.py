@@ -1,0 +1,57 @@
+"""Finding the source's files."""
+
+from pathlib import Path
+
+import pytest
+
+from promptehr.errors import InputError
+from promptehr.source import existing, find
+
+
+def folder(path: Path, *names: str) -> Path:
+    for name in names:
+        (path / name).touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("PATIENTS.csv", "ADMISSIONS.csv", "DIAGNOSES_ICD.csv"),
+        ("patients.csv.gz", "Admissions.CSV", "DIAGNOSES_ICD.csv.gz"),
+        ("patients.csv", "admissions.csv", "diagnoses_icd.csv", "D_ICD_DIAGNOSES.csv", "patients.csv.bak"),
+    ],
+)
+def test_tables_are_found_in_any_letter_case(tmp_path: Path, names: tuple[str, ...]) -> None:
+    found = find(folder(tmp_path, *names))
+    assert found == dict(
+        zip(("patients", "admissions", "diagnoses"), (tmp_path / name for name in names[:3]), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("PATIENTS.csv", "ADMISSIONS.csv"), "has no DIAGNOSES_ICD.csv or DIAGNOSES_ICD.csv.gz; copy"),
+        (("PATIENTS.tsv",), "has no PATIENTS.csv or PATIENTS.csv.gz; copy the table there"),
+        (("PATIENTS.csv", "PATIENTS.csv.gz"), "has PATIENTS.csv, PATIENTS.csv.gz; keep one of them"),
+        (("PATIENTS.csv", "patients.csv"), "has PATIENTS.csv, patients.csv; keep one of them"),
+    ],
+)
+def test_a_missing_or_double_table_is_one_line(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        find(folder(tmp_path, *names))
+    assert str(caught.value).startswith(f"source.path: {tmp_path} {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"source.path: .*/absent is not a folder; name the one"):
+        find(tmp_path / "absent")
+
+
+def test_a_file_named_by_a_setting_must_exist(tmp_path: Path) -> None:
+    given = str(folder(tmp_path, "given.parquet") / "given.parquet")
+    assert existing(given, "generate.demographics") == given
+    with pytest.raises(InputError, match=r"generate.histories: absent is no file; correct the path"):
+        existing("absent", "generate.histories")

@@ -1,0 +1,102 @@
+"""A copy of the workflow and the package in a folder of its own, and what Snakemake does there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = str(Path(sys.executable).parent / "snakemake")
+PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "promptehr")
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A folder in which Snakemake runs, with the settings files it is given.
+
+    Attributes:
+        folder: Holds the workflow and the package.
+        settings: Files merged over config.yaml, below the folder.
+    """
+
+    folder: Path
+    settings: tuple[str, ...] = ()
+
+    def snakemake(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake here with the package of this folder; both streams are in `stdout`."""
+        overlays = ["--configfile", *self.settings] if self.settings else []
+        return subprocess.run(
+            [SNAKEMAKE, "--nocolor", *words, *overlays],
+            cwd=self.folder,
+            env=environment(self.folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def stale(self, *words: str) -> dict[str, int]:
+        """Rule to number of jobs that would run, `all` left out."""
+        return jobs(self.dry_run(*words))
+
+    def reasons(self, *words: str) -> set[str]:
+        """The params, as they are now, that Snakemake gives as reasons."""
+        return {text for line in self.dry_run(*words).splitlines() for text in _now(line)}
+
+    def dry_run(self, *words: str) -> str:
+        done = self.snakemake("-n", "--max-checksum-file-size", "1GB", *words)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace the text, which must be there, in a file of this checkout."""
+        path = self.folder / file
+        text = path.read_text("utf-8")
+        assert old in text, f"{file} does not hold {old}"
+        path.write_text(text.replace(old, new, 1), "utf-8")
+
+    def with_settings(self, text: str) -> "Checkout":
+        """The same checkout with one more settings file over the others."""
+        name = f"overlay-{len(self.settings)}.yaml"
+        (self.folder / name).write_text(text, "utf-8")
+        return Checkout(self.folder, (*self.settings, name))
+
+    def copy_to(self, folder: Path) -> "Checkout":
+        """A copy with all times kept, as `cp -a` makes it."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Checkout(folder, self.settings)
+
+
+def fresh(folder: Path) -> Checkout:
+    """A checkout in which nothing has run."""
+    folder.mkdir()
+    for part in PARTS:
+        source = ROOT / part
+        if source.is_dir():
+            shutil.copytree(source, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, folder / part)
+    return Checkout(folder)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """This process's, with the folder's package in front of the installed one."""
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def jobs(output: str) -> dict[str, int]:
+    """The job table that Snakemake prints, without `all` and `total`."""
+    rows: Sequence[tuple[str, str]] = re.findall(r"^(\w+) +(\d+)$", output, flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in rows if rule not in ("all", "total", "job")}
+
+
+def _now(line: str) -> list[str]:
+    """`x` and `y` of `reason: Params have changed ... now: 'x', 'y'`."""
+    changed = re.search(r"reason: .*Params have changed.* now: (.*)$", line)
+    return re.findall(r"'([^']+)'", changed[1]) if changed else []

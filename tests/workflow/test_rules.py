@@ -1,0 +1,131 @@
+"""Rules, options, modules, sections and tests carry the stage's name; lint and profiles are sound."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from promptehr.settings import Settings
+from promptehr.stage_table import STAGES, Stage
+from tests.workflow.checkout import ROOT, Checkout, fresh, jobs
+
+EVERY = {
+    **dict.fromkeys(("simulate", "ingest", "records", "vocabulary", "shards", "train"), 1),
+    "generate": 4,
+    "evaluate_likelihood": 1,
+    "report": 1,
+    **dict.fromkeys(("evaluate_fidelity", "evaluate_utility", "evaluate_privacy"), 4),
+}
+
+
+def bare(names: tuple[str, ...]) -> list[str]:
+    return [name.rstrip("?*") for name in names]
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]]]:
+    """Stage to the words of each of its jobs' commands, on a fresh checkout."""
+    output = fresh(tmp_path_factory.mktemp("commands") / "checkout").dry_run("-p")
+    found = [shlex.split(line) for line in re.findall(r"promptehr \w+ --.*", output)]
+    return {stage.name: [words for words in found if words[1] == stage.name] for stage in STAGES}
+
+
+def options(words: list[str]) -> list[str]:
+    named = [word.removeprefix("--").replace("-", "_") for word in words if word.startswith("--")]
+    return list(dict.fromkeys(named))
+
+
+def test_lint_finds_nothing(checkout: Checkout) -> None:
+    done = checkout.snakemake("--lint")
+    assert (done.returncode, done.stdout) == (0, "Congratulations, your workflow is in a good condition!\n")
+
+
+@pytest.mark.parametrize("profile", ["local", "demo", "slurm"])
+def test_a_dry_run_under_each_profile_would_run_everything(checkout: Checkout, profile: str) -> None:
+    assert jobs(checkout.dry_run("--profile", f"profiles/{profile}")) == EVERY
+
+
+def test_a_dry_run_writes_no_results(checkout: Checkout) -> None:
+    checkout.dry_run()
+    assert not (checkout.folder / "results").exists()
+
+
+def test_training_asks_for_one_gpu_32_gib_four_cores_and_a_day(checkout: Checkout) -> None:
+    train = (
+        checkout.dry_run("--profile", "profiles/slurm").partition("\nrule train:")[2].partition("\nrule ")[0]
+    )
+    assert "threads: 4\n" in train
+    for resource in ("gpu=1", "mem_mb=32768", "runtime=1440"):
+        assert re.search(rf"\b{resource}\b", train), train
+
+
+def test_no_gpu_is_asked_for_where_the_settings_say_cpu(checkout: Checkout) -> None:
+    assert "gpu=1" not in checkout.with_settings("runtime: {device: cpu}\n").dry_run()
+
+
+def test_the_start_names_the_settings_files_in_force(checkout: Checkout) -> None:
+    output = checkout.with_settings("results_dir: elsewhere\n").dry_run()
+    assert "settings: config.yaml, overlay-0.yaml; results: elsewhere\n" in output
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_is_one_word_everywhere(stage: Stage) -> None:
+    rules = "".join(path.read_text() for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")))
+    assert len(re.findall(rf"^ *rule {stage.name}:$", rules, flags=re.MULTILINE)) == 1
+    for text in (f'"<logs>/{stage.name}.', f'"<benchmarks>/{stage.name}.', f'**key("{stage.name}")'):
+        assert rules.count(text) == 1, text
+    assert (ROOT / "promptehr" / "stages" / f"{stage.name}.py").is_file()
+    assert (ROOT / "tests" / "unit" / f"test_{stage.name}.py").is_file()
+    assert stage.name in Settings.model_fields
+    assert stage.name in yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_rules_files_are_the_stages_options_in_order(
+    stage: Stage, commands: dict[str, list[list[str]]]
+) -> None:
+    runtime = [*Settings().runtime.model_dump()] if stage.runtime else []
+    for words in commands[stage.name]:
+        given = options(words)
+        optional = {name.rstrip("?") for name in stage.inputs if name.endswith("?")} - set(given)
+        assert given == [
+            *(name for name in bare(stage.inputs) if name not in optional),
+            *bare(stage.outputs),
+            *runtime,
+            "log",
+        ]
+
+
+def test_an_experiment_without_a_model_reads_none(commands: dict[str, list[list[str]]]) -> None:
+    with_model = {
+        next(word for word in words if word.startswith("generate.method=")): "--model" in words
+        for words in commands["generate"]
+    }
+    assert with_model == {
+        f'generate.method="{m}"': m == "model" for m in ("model", "unigram", "bigram", "copy")
+    }
+
+
+def test_files_that_settings_name_are_inputs_of_generate(checkout: Checkout) -> None:
+    (checkout.folder / "given.parquet").touch()
+    given = checkout.with_settings("experiments: {base: {generate: {demographics: given.parquet}}}\n")
+    assert "--demographics given.parquet" in given.dry_run("-p")
+
+
+def test_every_section_of_the_settings_belongs_to_a_stage_or_to_all() -> None:
+    others = {"results_dir", "source", "runtime", "experiments"}
+    assert set(Settings.model_fields) - others == {stage.name for stage in STAGES}
+
+
+def test_the_entry_is_short_and_the_rules_hold_no_python() -> None:
+    assert len((ROOT / "Snakefile").read_text().splitlines()) < 50
+    for name in ("cohort", "model", "evaluation"):
+        text = (ROOT / "workflow" / "rules" / f"{name}.smk").read_text()
+        assert not re.findall(r"^\s*(def|import|from|for|with) ", text, flags=re.MULTILINE)
+
+
+def test_nobodys_name_or_address_stands_in_a_profile() -> None:
+    for path in Path(ROOT / "profiles").rglob("*.yaml"):
+        assert "@" not in path.read_text()

@@ -1,0 +1,74 @@
+"""The whole pipeline on 200 simulated patients: one run, then what it left."""
+
+import json
+import stat
+from pathlib import Path
+
+from promptehr.stage_table import STAGES
+from tests.workflow.checkout import Checkout
+
+
+def results(checkout: Checkout) -> Path:
+    return checkout.folder / "results" / "tiny"
+
+
+def artifacts(checkout: Checkout) -> dict[str, bytes]:
+    """Path to content of every artifact: not logs, benchmarks, checkpoints, hidden files."""
+    root = results(checkout)
+    named = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
+    kept = {
+        name: path
+        for name, path in named.items()
+        if name.parts[0] not in ("logs", "benchmarks") and "checkpoints" not in name.parts
+    }
+    return {str(name): path.read_bytes() for name, path in kept.items() if not name.name.startswith(".")}
+
+
+def test_the_run_ends_with_a_report_of_every_experiment(once: Checkout) -> None:
+    assert (results(once) / "report" / "report.html").stat().st_size > 10_000
+    for experiment in ("base", "unigram", "bigram", "memoriser"):
+        folder = results(once) / "evaluate" / experiment
+        found = {path.stem for path in folder.glob("*.json")}
+        assert found == {"fidelity", "utility", "privacy"} | (
+            {"likelihood"} if experiment == "base" else set()
+        )
+
+
+def test_every_stage_has_its_log_and_benchmark(once: Checkout) -> None:
+    logs = {path.name.split(".")[0] for path in (results(once) / "logs").iterdir()}
+    benchmarks = {path.name.split(".")[0] for path in (results(once) / "benchmarks").iterdir()}
+    assert logs == benchmarks == {stage.name for stage in STAGES}
+
+
+def test_every_ledger_balances(once: Checkout) -> None:
+    for stage in ("ingest", "records", "vocabulary", "shards"):
+        ledger = json.loads((results(once) / stage / "ledger.json").read_bytes())
+        for table in ledger["tables"].values():
+            assert table["rows_in"] == table["rows_kept"] + sum(table["rejected"].values())
+
+
+def test_files_and_folders_are_private(once: Checkout) -> None:
+    for path in [results(once), *results(once).rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+def test_no_artifact_names_the_place_it_was_made_in(once: Checkout) -> None:
+    place = str(once.folder).encode()
+    assert [name for name, content in artifacts(once).items() if place in content] == []
+
+
+def test_snakemakes_own_report_works(finished: Checkout) -> None:
+    done = finished.snakemake("--report", "snakemake-report.html")
+    assert done.returncode == 0, done.stdout
+    assert (finished.folder / "snakemake-report.html").stat().st_size > 10_000
+
+
+def test_a_second_run_gives_the_same_bytes(finished: Checkout) -> None:
+    before = artifacts(finished)
+    for folder in results(finished).iterdir():
+        if folder.name in ("vocabulary", "shards", "train"):
+            for path in sorted(folder.rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+    done = finished.snakemake("--cores", "2", "--forcerun", "simulate", timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert artifacts(finished) == before
