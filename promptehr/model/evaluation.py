@@ -1,0 +1,100 @@
+"""Held-out numbers of one condition: what each epoch is judged by.
+
+Turns a model and a split into NLL, perplexity and accuracy. Intervals, baselines and the known
+optimum are the likelihood stage's; this is the short form that every epoch can afford.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from promptehr import tokens
+from promptehr.model import objective
+from promptehr.model.batches import Condition, TokenStore, derived_seed
+from promptehr.model.objective import Batch
+from promptehr.model.promptbart import PromptBartForConditionalGeneration
+from promptehr.settings import Train
+
+BATCH_TOKENS = 8192
+
+
+@torch.no_grad()
+def evaluate(
+    model: PromptBartForConditionalGeneration, store: TokenStore, condition: Condition, train: Train
+) -> dict[str, dict[str, Any]]:
+    """NLL, perplexity and accuracy under one condition, over all tokens and over codes.
+
+    NLL is the sum of -log P(label) in nats over the scored labels divided by their number,
+    perplexity its exponential, accuracy the share of labels that are the likeliest token. Labels
+    are the record and END; <unk> is not scored. A uniform model has perplexity N over N codes.
+    Under `history` patients with two visits or more count, the first visit is given.
+
+    Returns:
+        `all` and `codes`: nll, perplexity, accuracy, tokens; null beside a reason where no label
+        is scored.
+    """
+    was_training = model.training
+    model.eval()
+    noise = torch.Generator(store.device).manual_seed(derived_seed(train.seed, "validation"))
+    sums = torch.zeros(2, 3, dtype=torch.float64, device=store.device)
+    for batch in _batches(store, condition, train, noise):
+        sums += _counts(model(**batch.inputs, use_cache=False).logits, batch.labels)
+    model.train(was_training)
+    return {name: _means(*row) for name, row in zip(("all", "codes"), sums.tolist(), strict=True)}
+
+
+def _batches(
+    store: TokenStore, condition: Condition, train: Train, noise: torch.Generator
+) -> Iterator[Batch]:
+    at_least = 2 if condition == "history" else 1
+    eligible = np.flatnonzero(store.visits >= at_least)
+    for chosen in by_length(store.lengths[eligible], BATCH_TOKENS):
+        rows = torch.from_numpy(eligible[chosen]).to(store.device)
+        if condition == "prompt":
+            yield objective.prompt(store, rows)
+        elif condition == "history":
+            yield objective.history(store, rows, torch.ones_like(rows))
+        else:
+            yield objective.denoise(store, rows, train.corruption, noise)
+
+
+def by_length(lengths: tokens.Ints, batch_tokens: int) -> Iterator[tokens.Ints]:
+    """Places sorted by length, in batches of at most `batch_tokens` padded tokens, one at least."""
+    order = np.argsort(lengths, kind="stable")
+    begin = 0
+    while begin < len(order):
+        end = begin + 1
+        while end < len(order) and (end + 1 - begin) * lengths[order[end]] <= batch_tokens:
+            end += 1
+        yield order[begin:end]
+        begin = end
+
+
+def _counts(logits: Tensor, labels: Tensor) -> Tensor:
+    """[all and codes, 3]: nats, labels that were the likeliest token, labels."""
+    nll = objective.token_nll(logits, labels).double()
+    right = (logits.argmax(-1) == labels).double()
+    scored = labels != objective.NOT_SCORED
+    return torch.stack(
+        [
+            torch.stack([(nll * counted).sum(), (right * counted).sum(), counted.double().sum()])
+            for counted in (scored, labels >= tokens.FIRST_CODE)
+        ]
+    )
+
+
+def _means(nats: float, right: float, labels: float) -> dict[str, Any]:
+    if not labels:
+        reason = "no label is scored under this condition in this split"
+        return {"nll": None, "perplexity": None, "accuracy": None, "tokens": 0, "reason": reason}
+    nll = nats / labels
+    return {
+        "nll": nll,
+        "perplexity": math.exp(nll),
+        "accuracy": right / labels,
+        "tokens": int(labels),
+    }

@@ -1,0 +1,273 @@
+"""Shards to a trained PromptBART: resumes what is there, publishes the chosen weights.
+
+Beside the outputs lies `checkpoints/`, which is no output: a run that was stopped continues from
+there and ends with the bytes of an undisturbed one.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from promptehr import artifacts, provenance, schemas, tokens
+from promptehr.errors import ArtifactError, SettingsError
+from promptehr.model import checkpoint, config, device, lease, loop, objective, promptbart, publish, signals
+from promptehr.model.batches import TokenStore, derived_seed, steps_per_epoch
+from promptehr.model.checkpoint import Checkpoints, Saved
+from promptehr.model.loop import Hooks, LoopState
+from promptehr.settings import Runtime, Settings, Train, assignments
+
+logger = logging.getLogger(__name__)
+
+# How often and which weights are kept does not change a single one of them.
+NOT_IN_RUN_KEY = (
+    "train.stop_after_epochs",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.publish",
+)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Files read: the shards' index and the vocabulary, each with the ledger that seals it."""
+
+    index: Path
+    shards_ledger: Path
+    vocabulary: Path
+    vocabulary_ledger: Path
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Files written: the model's folder, a record per epoch, and the summary that seals both."""
+
+    model: Path
+    history: Path
+    summary: Path
+
+
+def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) -> None:
+    """Train, or go on training, and publish the chosen weights."""
+    train, key = settings.train, run_key(inputs, settings)
+    vocabulary = read_vocabulary(inputs)
+    where = device.decide(runtime)
+    stores = {name: read_store(inputs.index, name, vocabulary, where) for name in ("train", "valid")}
+    check(stores, train)
+    folder = outputs.summary.parent / "checkpoints"
+    with lease.held(folder) as held, signals.watched() as asked:
+        checkpoint.claim(folder, key)
+        checkpoints = Checkpoints(folder, keep=train.keep_checkpoints)
+        state = start_or_resume(checkpoints, stores["train"], train, runtime, where)
+        hooks = hooks_for(checkpoints, train, held, asked, where)
+        loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
+        record = chosen_record(state, train)
+        restore_chosen(state, checkpoints, record, train)
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    card = publish.card(
+        settings=assignments("train", settings), data=key["data"], record=record, parameters=parameters
+    )
+    files = publish.publish(outputs.model, state.model, vocabulary, card)
+    artifacts.write_bytes(outputs.history, history_lines(state.history))
+    artifacts.write_sealed(
+        outputs.summary,
+        {"parameters": parameters, "published": record, "epochs": len(state.history)},
+        schemas.SUMMARY,
+        stage="train",
+        settings=settings,
+        inputs=asdict(inputs),
+        files=[*files, outputs.history],
+    )
+    logger.info("published epoch %d of %d", record["epoch"], len(state.history))
+
+
+# --- what goes in ------------------------------------------------------------------------------
+
+
+def run_key(inputs: Inputs, settings: Settings) -> dict[str, Any]:
+    """Settings, data and code that decide the weights: a checkpoint of another key is not used."""
+    chosen = [text for text in assignments("train", settings) if text.partition("=")[0] not in NOT_IN_RUN_KEY]
+    data = {name: artifacts.sha256(getattr(inputs, name)) for name in ("index", "vocabulary")}
+    return {"settings": chosen, "data": data, "code": dict(provenance.code("train"))}
+
+
+def read_vocabulary(inputs: Inputs) -> tokens.Vocabulary:
+    """The vocabulary, after it and the index were compared with their seals and each other."""
+    artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
+    sealed = artifacts.open_sealed(inputs.shards_ledger, schemas.LEDGER, "shards", inputs.index)
+    if sealed["inputs"].get("vocabulary") != artifacts.sha256(inputs.vocabulary):
+        raise ArtifactError(f"{inputs.index}: made with another {inputs.vocabulary}; rerun shards")
+    return tokens.Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
+
+
+def read_store(index: Path, split: str, vocabulary: tokens.Vocabulary, where: torch.device) -> TokenStore:
+    """One split on the device."""
+    cohort = tokens.Cohort.from_shards(artifacts.read_split(index, split))
+    return TokenStore.from_cohort(cohort, where, vocabulary_size=vocabulary.size)
+
+
+def check(stores: Mapping[str, TokenStore], train: Train) -> None:
+    """Refuse what would fail hours later.
+
+    Raises:
+        SettingsError: if sequences do not fit the model's positions, or a choice cannot be met.
+        ArtifactError: if a split is empty.
+    """
+    for name, store in stores.items():
+        if not len(store):
+            raise ArtifactError(f"the {name} split has no patients; change records.split or the source")
+        longest = int(store.lengths.max())
+        needed = longest + config.from_settings(train, store.vocabulary_size).prompts
+        if needed > train.shape.positions:
+            raise SettingsError(
+                f"train.shape.positions: {train.shape.positions}, but the longest {name} sequence and the"
+                f" prompts take {needed}; raise it or lower shards.max_tokens"
+            )
+    last = min(train.epochs, train.stop_after_epochs or train.epochs)
+    if isinstance(train.publish, int) and train.publish > last:
+        raise SettingsError(f"train.publish: epoch {train.publish}, but training ends after epoch {last}")
+
+
+# --- state -------------------------------------------------------------------------------------
+
+
+def start_or_resume(
+    checkpoints: Checkpoints, store: TokenStore, train: Train, runtime: Runtime, where: torch.device
+) -> LoopState:
+    """The state of the newest whole checkpoint, or of the one asked for, or a fresh one."""
+    shape = config.from_settings(train, store.vocabulary_size)
+    offset = objective.log_unigram(store)
+    model = promptbart.start(shape, offset, seed=derived_seed(train.seed, "weights"))
+    state = loop.start_state(model.to(where), train)
+    saved = find(checkpoints, store, train, runtime)
+    if saved is not None:
+        restore(state, saved)
+        logger.info("continuing after step %d", state.step)
+        if (here := origin(where)) != saved.origin:
+            logger.warning(
+                "checkpoint was written under %s, this is %s: bytes may differ", saved.origin, here
+            )
+    return state
+
+
+def find(checkpoints: Checkpoints, store: TokenStore, train: Train, runtime: Runtime) -> Saved | None:
+    """The checkpoint to continue from.
+
+    Raises:
+        ArtifactError: if one is required or named and there is none.
+    """
+    if runtime.resume not in ("auto", "require"):
+        return checkpoints.named(runtime.resume)
+    last = min(train.epochs, train.stop_after_epochs or train.epochs)
+    saved = checkpoints.newest(at_most=last * steps_per_epoch(store, train.batch_patients))
+    if saved is None and runtime.resume == "require":
+        raise ArtifactError(f"{checkpoints.folder}: no whole checkpoint of this run to resume from")
+    return saved
+
+
+def capture(state: LoopState, train: Train, where: torch.device) -> Saved:
+    """All that must survive a kill; `restore` is its inverse."""
+    return Saved(
+        step=state.step,
+        weights=checkpoint.weights_of(state.model),
+        tensors={"optimizer": state.optimizer.state_dict(), "sums": state.sums.cpu()},
+        values={
+            "best_step": state.best_step,
+            "best_nll": state.best_nll,
+            "history": state.history,
+            "needs": needed_steps(state, train),
+        },
+        origin=origin(where),
+    )
+
+
+def needed_steps(state: LoopState, train: Train) -> list[int]:
+    """Steps whose weights a checkpoint cannot do without: the best so far, and the one to publish."""
+    named = [record["step"] for record in state.history if record["epoch"] == train.publish]
+    return sorted({*named, *([] if state.best_step is None else [state.best_step])})
+
+
+def restore(state: LoopState, saved: Saved) -> None:
+    """Put a saved state into a fresh one."""
+    checkpoint.restore_weights(state.model, saved.weights)
+    state.optimizer.load_state_dict(dict(saved.tensors["optimizer"]))
+    state.sums.copy_(saved.tensors["sums"])
+    state.step = saved.step
+    state.best_step, state.best_nll = saved.values["best_step"], saved.values["best_nll"]
+    state.history = list(saved.values["history"])
+
+
+def origin(where: torch.device) -> dict[str, Any]:
+    """What a run's bytes depend on besides its key."""
+    return {
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "python": ".".join(map(str, sys.version_info[:2])),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def hooks_for(
+    checkpoints: Checkpoints,
+    train: Train,
+    held: lease.Lease,
+    asked: signals.StopRequest,
+    where: torch.device,
+) -> Hooks:
+    """The loop's way out to files and signals."""
+
+    def timed(epoch: int, seconds: float, scored: float) -> None:
+        line = {"epoch": epoch, "seconds": seconds, "tokens_per_s": scored / seconds, **origin(where)}
+        with (checkpoints.folder / "timing.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, sort_keys=True) + "\n")
+
+    return Hooks(
+        save=lambda state: checkpoints.save(capture(state, train, where)),
+        save_weights=lambda state: checkpoints.save_weights(state.step, checkpoint.weights_of(state.model)),
+        beat=held.beat,
+        asked_to_stop=asked,
+        timed=timed,
+    )
+
+
+# --- what comes out ----------------------------------------------------------------------------
+
+
+def chosen_record(state: LoopState, train: Train) -> dict[str, Any]:
+    """The history's record of the epoch to publish."""
+    if train.publish == "last":
+        return state.history[-1]
+    if train.publish == "best":
+        return next(record for record in state.history if record["step"] == state.best_step)
+    return state.history[train.publish - 1]
+
+
+def restore_chosen(
+    state: LoopState, checkpoints: Checkpoints, record: Mapping[str, Any], train: Train
+) -> None:
+    """Put the weights of the epoch to publish into the model.
+
+    Raises:
+        SettingsError: if they were not kept, because another epoch was asked for at the time.
+    """
+    if record["step"] == state.step:
+        return
+    weights = checkpoints.weights(record["step"])
+    if weights is None:
+        raise SettingsError(
+            f"train.publish: the weights of epoch {train.publish} were not kept;"
+            f" choose best or last, or delete {checkpoints.folder} to train again"
+        )
+    checkpoint.restore_weights(state.model, weights)
+
+
+def history_lines(history: list[dict[str, Any]]) -> bytes:
+    """One JSON object per epoch and line."""
+    return "".join(json.dumps(r, sort_keys=True, allow_nan=False) + "\n" for r in history).encode()
