@@ -321,6 +321,9 @@ class Runtime(Section):
     """CPU threads of those stages; null takes what the rule was given."""
     log_every_s: Annotated[float, Field(gt=0.0)] = 30.0
     """Seconds between progress lines in a log file."""
+    resume: Annotated[str, Field(pattern=r"^(auto|require|step-[0-9]{8})$")] = "auto"
+    """train only: auto continues from the newest checkpoint, require refuses to start over,
+    a checkpoint's name continues from that one."""
 
 
 class Overrides(Section):
