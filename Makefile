@@ -1,7 +1,7 @@
 # make demo       set up, run the pipeline on 5,000 simulated patients, say where the report is
 # make test       set up, run all tests
 # make check      linters, types, generated files
-# make generated  write the files that come from the settings anew
+# make generated  write the files that come from the settings and contracts anew
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,9 +24,11 @@ check: $(READY)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 	$(BIN)/python -m promptehr.settings_docs --check
+	$(BIN)/python -m promptehr.reference --check
 
 generated: $(READY)
 	$(BIN)/python -m promptehr.settings_docs
+	$(BIN)/python -m promptehr.reference
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
