@@ -42,7 +42,11 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("0", "1", "2a", "2b"),
         ("matplotlib", "jinja2"),
     ),
-    "outside": (("cli", "settings_files", "settings_docs", "inspect"), ("0", "1"), ("typer", "yaml")),
+    "outside": (
+        ("cli", "settings_files", "settings_docs", "reference", "inspect"),
+        ("0", "1"),
+        ("typer", "yaml"),
+    ),
 }
 HEAVY = ("polars", "sklearn", "torch", "transformers", "matplotlib", "jinja2", "scipy", "snakemake")
 
