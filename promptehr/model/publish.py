@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from promptehr import artifacts, tokens
+from promptehr.model.batches import CONDITIONS
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.tokens import Vocabulary
 
@@ -133,8 +134,9 @@ def card(
 def _table(valid: Mapping[str, Any]) -> Iterator[str]:
     yield "| condition | tokens | NLL, nats | perplexity | accuracy | scored |"
     yield "|---|---|---|---|---|---|"
-    for condition, classes in valid.items():
-        for name, row in classes.items():
+    for condition in CONDITIONS:
+        for name in ("all", "codes"):
+            row = valid[condition][name]
             numbers = " | ".join(_number(row[key]) for key in ("nll", "perplexity", "accuracy"))
             yield f"| {condition} | {name} | {numbers} | {row['tokens']:,} |"
 

@@ -1,0 +1,419 @@
+"""The train stage: what it publishes, and that a run cannot be lost."""
+
+import itertools
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from promptehr import artifacts, schemas
+from promptehr.errors import ArtifactError, BusyError, Interrupted, NonFiniteError, SettingsError
+from promptehr.model import checkpoint, load, loop, promptbart
+from promptehr.settings import Runtime, Settings
+from promptehr.stages import train as stage
+from tests.model_builders import CODES, SIZE, outputs, random_patients, tiny_settings, write_inputs
+
+CPU = Runtime(device="cpu", threads=1)  # one: threads that wait for each other are slow on a busy machine
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> stage.Inputs:
+    folder = tmp_path_factory.mktemp("cohort")
+    return write_inputs(folder, train=random_patients(40, seed=1), valid=random_patients(12, seed=2))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: stage.Inputs, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every published file of a run of three epochs of five steps."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    stage.run(inputs, outputs(folder), tiny_settings(), CPU)
+    return published(folder)
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "checkpoints" not in path.parts
+    }
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[loop.LoopState], Any]) -> None:
+    """Call `act` once, before the step with this number is done."""
+    original, done = loop.train_step, []
+
+    def stepped(state: loop.LoopState, *arguments: Any, **named: Any) -> None:
+        if state.step == step and not done:
+            done.append(step)
+            act(state)
+        original(state, *arguments, **named)
+
+    monkeypatch.setattr(loop, "train_step", stepped)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing may catch it."""
+
+
+def kill(_: loop.LoopState) -> None:
+    raise Killed
+
+
+def test_publishes_what_transformers_opens(inputs: stage.Inputs, tmp_path: Path) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert type(model) is promptbart.PromptBartForConditionalGeneration
+    assert model.config.vocab_size == SIZE
+    generation = model.generation_config
+    assert (generation.eos_token_id, generation.forced_eos_token_id) == (5, None)
+    ids = tokenizer("BOS <v> 4019 0389 <\\v> END 99999 <mask> PAD EOS", add_special_tokens=False).input_ids
+    assert ids == [1, 3, 6, 11, 4, 5, SIZE - 1, SIZE - 2, 0, 2]
+    assert (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id) == (0, 1, 5)
+    assert len(tokenizer) == SIZE
+    assert tokenizer.convert_ids_to_tokens(list(range(6, 12))) == list(CODES)
+
+
+def test_loads_the_published_weights(inputs: stage.Inputs, tmp_path: Path) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(publish="last"), CPU)
+    model = load(tmp_path / "model", "cpu")
+    newest = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3).newest(at_most=15)
+    assert newest is not None
+    assert not model.training
+    found = checkpoint.weights_of(model)
+    assert found.keys() == newest.weights.keys()
+    assert all(torch.equal(found[name], newest.weights[name]) for name in found)
+
+
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="not a published model; rerun train"):
+        load(tmp_path, "cpu")
+
+
+def test_summary_seals_the_files_and_names_the_best_epoch(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    for name, content in undisturbed.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    model = [tmp_path / "model" / name for name in ("config.json", "model.safetensors", "tokenizer.json")]
+    summary = artifacts.open_sealed(
+        tmp_path / "summary.json", schemas.SUMMARY, "train", *model, tmp_path / "history.jsonl"
+    )
+    history = [json.loads(line) for line in undisturbed["history.jsonl"].splitlines()]
+    best = min(history, key=lambda record: record["valid"]["prompt"]["codes"]["nll"])
+    assert summary["published"] == best
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+    assert [record["step"] for record in history] == [5, 10, 15]
+    assert summary["inputs"]["index"] == artifacts.sha256(inputs.index)
+
+
+def test_no_artifact_holds_a_path_or_a_clock(undisturbed: dict[str, bytes]) -> None:
+    for name, content in undisturbed.items():
+        if not name.endswith(".safetensors"):
+            text = content.decode()
+            assert "/tmp" not in text, name
+            assert "seconds" not in text, name
+    assert sorted(undisturbed) == [
+        "history.jsonl",
+        *(
+            f"model/{name}"
+            for name in (
+                "README.md",
+                "config.json",
+                "generation_config.json",
+                "model.safetensors",
+                "tokenizer.json",
+                "tokenizer_config.json",
+            )
+        ),
+        "summary.json",
+    ]
+
+
+def test_the_same_settings_give_the_same_bytes(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    torch.manual_seed(99)  # the global generator is none of training's business
+    before = torch.get_rng_state()
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert published(tmp_path) == undisturbed
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_another_seed_gives_other_weights(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(seed=2), CPU)
+    assert published(tmp_path)["model/model.safetensors"] != undisturbed["model/model.safetensors"]
+
+
+@pytest.mark.parametrize("step", [0, 3, 5, 9, 14])
+def test_a_killed_run_ends_with_the_bytes_of_the_undisturbed_one(
+    inputs: stage.Inputs,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    stop_at(monkeypatch, step, kill)
+    with pytest.raises(Killed):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert published(tmp_path) == {}
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert published(tmp_path) == undisturbed
+
+
+@pytest.mark.parametrize("step", [2, 5, 13])
+def test_a_signal_saves_at_the_next_step_and_the_same_command_continues(
+    inputs: stage.Inputs,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    step: int,
+) -> None:
+    stop_at(monkeypatch, step, lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match=f"SIGTERM after step {step + 1}"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert (tmp_path / "checkpoints" / f"step-{step + 1:08d}").is_dir()
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert published(tmp_path) == undisturbed
+
+
+def test_a_process_killed_by_the_kernel_is_resumed_exactly(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED, "utf-8")
+    arguments = [str(value) for value in vars(inputs).values()]
+    ended = subprocess.run(
+        [sys.executable, str(script), str(Path(__file__).parents[2]), str(tmp_path / "run"), *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert published(tmp_path / "run") == {}
+    stage.run(inputs, outputs(tmp_path / "run"), tiny_settings(), CPU)
+    assert published(tmp_path / "run") == undisturbed
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from tests.model_builders import outputs, tiny_settings
+from promptehr.model import loop
+from promptehr.settings import Runtime
+from promptehr.stages import train as stage
+
+original = loop.train_step
+
+def stepped(state, *arguments, **named):
+    if state.step == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(state, *arguments, **named)
+
+loop.train_step = stepped
+inputs = stage.Inputs(*map(Path, sys.argv[3:]))
+stage.run(inputs, outputs(Path(sys.argv[2])), tiny_settings(), Runtime(device="cpu", threads=1))
+"""
+
+
+def test_more_epochs_of_a_stopped_run_end_as_if_it_never_stopped(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
+) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(stop_after_epochs=1), CPU)
+    assert len(published(tmp_path)["history.jsonl"].splitlines()) == 1
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert published(tmp_path) == undisturbed
+
+
+def test_the_best_epoch_survives_a_resume(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validations = itertools.chain.from_iterable(itertools.repeat(nll, 3) for nll in (1.0, 2.0, 1.5))
+    monkeypatch.setattr(loop, "evaluate", lambda *_: fake_metrics(next(validations)))
+    stop_at(monkeypatch, 12, kill)
+    with pytest.raises(Killed):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
+    assert summary["published"]["epoch"] == 1
+
+
+def fake_metrics(nll: float) -> dict[str, Any]:
+    row = {"nll": nll, "perplexity": 1.0, "accuracy": 0.0, "tokens": 1}
+    return {"all": row, "codes": row}
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+    inputs: stage.Inputs,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    newest = tmp_path / "checkpoints" / "step-00000015" / "model.safetensors"
+    flipped = bytearray(newest.read_bytes())
+    flipped[-1] ^= 1
+    newest.write_bytes(flipped)
+    with caplog.at_level(logging.INFO, "promptehr"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert "step-00000015: skipped, model.safetensors is damaged" in caplog.text
+    assert "continuing after step 10" in caplog.text
+    assert published(tmp_path) == undisturbed
+
+
+def test_another_run_key_starts_over_and_says_what_differed(
+    inputs: stage.Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(stop_after_epochs=1), CPU)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(dropout=0.2), CPU)
+    assert "belongs to a run with other train.dropout; moved to superseded-" in caplog.text
+    superseded = list((tmp_path / "checkpoints").glob("superseded-*/step-00000005"))
+    assert len(superseded) == 1
+
+
+def test_settings_that_change_no_weight_keep_the_run(
+    inputs: stage.Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "promptehr"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(publish="last", keep_checkpoints=1), CPU)
+    assert "continuing after step 15" in caplog.text
+    assert "moved" not in caplog.text
+
+
+def test_resume_from_a_named_checkpoint(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    with caplog.at_level(logging.INFO, "promptehr"):
+        named = Runtime(device="cpu", threads=1, resume="step-00000005")
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), named)
+    assert "continuing after step 5" in caplog.text
+    assert published(tmp_path) == undisturbed
+    with pytest.raises(ArtifactError, match="not a whole checkpoint; there are: step-00000005"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), Runtime(threads=1, resume="step-00000099"))
+
+
+def test_a_required_resume_refuses_to_start_over(inputs: stage.Inputs, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no whole checkpoint"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), Runtime(threads=1, resume="require"))
+
+
+def test_non_finite_weights_stop_before_the_step_and_keep_the_checkpoint(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poison(state: loop.LoopState) -> None:
+        next(state.model.parameters()).data[7] = float("nan")
+
+    stop_at(monkeypatch, 6, poison)
+    with pytest.raises(NonFiniteError, match=r"step 6: loss nan.*learning rate 0\.00"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000005"]
+
+
+def test_two_trainers_of_one_run_are_refused(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def second(_: loop.LoopState) -> None:
+        with pytest.raises(BusyError, match=r"process \d+ on \S+ trains here"):
+            stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+        raise Killed
+
+    stop_at(monkeypatch, 1, second)
+    with pytest.raises(Killed):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+
+
+def test_publishes_the_epoch_asked_for(inputs: stage.Inputs, tmp_path: Path) -> None:
+    settings = tiny_settings(publish=2, checkpoint_every=3)
+    stage.run(inputs, outputs(tmp_path), settings, CPU)
+    summary = json.loads((tmp_path / "summary.json").read_text("utf-8"))
+    assert summary["published"]["epoch"] == 2
+    stage.run(inputs, outputs(tmp_path / "two"), tiny_settings(stop_after_epochs=2, publish="last"), CPU)
+    weights = "model/model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (tmp_path / "two" / weights).read_bytes()
+
+
+def test_an_epoch_whose_weights_are_gone_is_refused(inputs: stage.Inputs, tmp_path: Path) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(keep_checkpoints=1), CPU)
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text("utf-8").splitlines()]
+    gone = next(
+        record["epoch"] for record in history[:2] if not record["best"] or record is not best_of(history)
+    )
+    with pytest.raises(SettingsError, match=f"weights of epoch {gone} were not kept"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(publish=gone, keep_checkpoints=1), CPU)
+
+
+def best_of(history: list[dict[str, Any]]) -> dict[str, Any]:
+    return min(history, key=lambda record: record["valid"]["prompt"]["codes"]["nll"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"publish": 4}, "train.publish: epoch 4, but training ends after epoch 3"),
+        ({"shape": {"width": 16, "heads": 2, "positions": 16}}, "train.shape.positions: 16, but the longest"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    inputs: stage.Inputs, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(**changes), CPU)
+
+
+def test_an_empty_split_is_refused(tmp_path: Path) -> None:
+    cohort = write_inputs(
+        tmp_path / "cohort", train=random_patients(4, seed=1), valid=random_patients(1, seed=1)
+    )
+    index = json.loads(cohort.index.read_text("utf-8"))
+    assert index["splits"]["valid"][0]["rows"] == 1
+    stores = {
+        "train": stage.read_store(cohort.index, "train", stage.read_vocabulary(cohort), torch.device("cpu")),
+    }
+    empty = stores["train"].__class__.from_cohort(
+        stage.tokens.Cohort.from_shards(artifacts.read_split(cohort.index, "valid").slice(0, 0)),
+        "cpu",
+        vocabulary_size=SIZE,
+    )
+    with pytest.raises(ArtifactError, match="the valid split has no patients"):
+        stage.check({**stores, "valid": empty}, tiny_settings().train)
+
+
+def test_another_vocabulary_than_the_shards_is_refused(inputs: stage.Inputs, tmp_path: Path) -> None:
+    shutil.copytree(inputs.vocabulary.parent.parent, tmp_path / "cohort")
+    moved = stage.Inputs(
+        *(
+            tmp_path / "cohort" / path.relative_to(inputs.vocabulary.parent.parent)
+            for path in vars(inputs).values()
+        )
+    )
+    content = artifacts.read_json(moved.vocabulary, schemas.VOCABULARY)
+    content["age"]["mean"] = 50.0
+    artifacts.write_json(moved.vocabulary, content, schemas.VOCABULARY)
+    artifacts.write_sealed(
+        moved.vocabulary_ledger,
+        {"tables": {}},
+        schemas.LEDGER,
+        stage="vocabulary",
+        settings=Settings(),
+        inputs={},
+        files=[moved.vocabulary],
+    )
+    with pytest.raises(ArtifactError, match="made with another"):
+        stage.read_vocabulary(moved)
