@@ -60,6 +60,8 @@ class Ingest(Section):
 
     max_rejected_share: Share = 0.05
     """Largest share of rows of one table that may be rejected before the stage stops."""
+    max_zeroless_share: Share = 0.01
+    """Largest share of numeric codes that are ICD-9-CM codes only with zeros in front."""
 
 
 class Split(Section):

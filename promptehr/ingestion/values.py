@@ -1,0 +1,108 @@
+"""Text fields to typed values, as polars expressions; what cannot be read becomes null, never a guess.
+
+Knows the shapes of ids, times and codes; which rows go is decided in `stages/ingest`.
+"""
+
+from pathlib import Path
+
+import polars as pl
+
+from promptehr import icd9
+from promptehr.errors import InputError
+
+MAX_ID = 2**40 - 1
+"""Largest id of a real patient or admission; synthetic ones start above it."""
+
+# How databases and spreadsheets write "nothing".
+BLANKS = ("", "NULL", "NA", "N/A", "NAN", "NONE", "\\N")
+
+ISO_TIME = r"(?-u)^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?$"
+TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
+# 03/11/2150, 3.11.50, 11-MAR-2150, 2150/03/11, and the day numbers spreadsheets count from 1900.
+SPREADSHEET_TIME = (
+    r"(?i-u)^(?:\d{1,2}[/.\-]\d{1,2}[/.\-]\d{2,4}|\d{1,2}[\- ]?[a-z]{3,9}[\- ,]*\d{2,4}"
+    r"|[a-z]{3,9} \d{1,2},? \d{2,4}|\d{4}[/.]\d{1,2}[/.]\d{1,2}|\d{4,6}(?:[.,]\d+)?$)"
+)
+
+DOTTED = r"(?-u)^(?:(?:\d{3}|V\d{2})\.\d{0,2}|E\d{3}\.\d?)$"
+"""A code as printed in books; a dot anywhere else is not formatting and makes it malformed."""
+
+
+def stated(column: str) -> pl.Expr:
+    """The text without surrounding space, null where it says nothing."""
+    text = pl.col(column).str.strip_chars()
+    return pl.when(~text.str.to_uppercase().is_in(BLANKS)).then(text).alias(column)
+
+
+def number(column: str) -> pl.Expr:
+    """A whole number, null where the text is none; `5.0`, as pandas writes columns with gaps, is one."""
+    return pl.col(column).str.strip_chars().str.strip_suffix(".0").cast(pl.Int64, strict=False)
+
+
+def looks_whole(column: str) -> pl.Expr:
+    """Whether the text is a whole number of any size."""
+    return pl.col(column).str.contains(r"(?-u)^\s*[+-]?\d+(?:\.0)?\s*$")
+
+
+def time(column: str) -> pl.Expr:
+    """A time written year first, to the microsecond; a date alone is its midnight."""
+    text = pl.col(column).str.strip_chars()
+    iso = pl.when(text.str.contains(ISO_TIME)).then(text.str.replace("T", " ", literal=True))
+    at_midnight = iso + pl.when(text.str.len_bytes() == 10).then(pl.lit(" 00:00:00")).otherwise(pl.lit(""))
+    return pl.coalesce(
+        at_midnight.str.to_datetime(pattern, time_unit="us", strict=False) for pattern in TIME_FORMATS
+    ).alias(column)
+
+
+def refuse_spreadsheet_times(frame: pl.DataFrame, path: Path, *columns: str) -> None:
+    """Refuse dates whose order of day and month, or century, would have to be guessed.
+
+    Raises:
+        InputError: naming the first such record.
+    """
+    for column in columns:
+        stripped = pl.col(column).str.strip_chars()
+        found = frame.filter(stripped.str.contains(SPREADSHEET_TIME))
+        if found.height:
+            raise InputError(
+                f"{path}: record {found.item(0, 'record')}, column {column.upper()} holds a spreadsheet's date"
+                f" ({found.height} such records), expected YYYY-MM-DD HH:MM:SS; export it as text in that form"
+            )
+
+
+def codes(texts: pl.Series) -> pl.DataFrame:
+    """What each distinct text is as an ICD-9-CM code.
+
+    Args:
+        texts: Distinct texts, null among them or not.
+
+    Returns:
+        `text`; `code` without dot, upper case, null where blank or malformed; `blank`; `changed`
+        (by dot, letter case or space); `unlisted` (well-formed, not in the CMS list); `zeroless`
+        (all digits and unlisted, but listed with one or two zeros in front).
+    """
+    tidy = pl.col("text").str.strip_chars().str.to_uppercase()
+    listed = list(icd9.listed())
+    frame = pl.DataFrame({"text": texts}).with_columns(tidy=tidy)
+    frame = frame.with_columns(
+        blank=pl.col("tidy").is_null() | pl.col("tidy").is_in(BLANKS),
+        bare=pl.when(pl.col("tidy").str.contains(DOTTED))
+        .then(pl.col("tidy").str.replace(".", "", literal=True))
+        .otherwise("tidy"),
+        digits=pl.col("tidy").str.replace(".", "", literal=True),
+    )
+    frame = frame.with_columns(
+        code=pl.when(pl.col("bare").str.contains(f"(?-u){icd9.WELL_FORMED}") & ~pl.col("blank")).then("bare"),
+        numeric=pl.col("digits").str.contains(r"(?-u)^\d{1,5}$").fill_null(value=False),
+    )
+    zeros = [pl.concat_str(pl.lit(zeros), "digits").is_in(listed) for zeros in ("0", "00")]
+    known = pl.col("code").is_in(listed).fill_null(value=False)
+    return frame.select(
+        "text",
+        "code",
+        "blank",
+        "numeric",
+        changed=pl.col("code").is_not_null() & (pl.col("code") != pl.col("text")),
+        unlisted=pl.col("code").is_not_null() & ~known,
+        zeroless=pl.col("numeric") & ~known & pl.any_horizontal(zeros).fill_null(value=False),
+    )

@@ -1,0 +1,350 @@
+"""The source's CSVs to typed, deduplicated tables, with an account of every row.
+
+Rows are kept as they are or left out for one stated reason; nothing is interpreted here beyond
+types, letter case and the dot of codes. Ages, visits and groups are made in `records`.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from promptehr import artifacts, schemas
+from promptehr.errors import InputError
+from promptehr.ingestion import values
+from promptehr.ingestion.table import RECORD, SourceTable, read
+from promptehr.settings import Ingest, Settings
+
+logger = logging.getLogger(__name__)
+
+PATIENT_COLUMNS = ("SUBJECT_ID", "GENDER", "DOB")
+ADMISSION_COLUMNS = ("SUBJECT_ID", "HADM_ID", "ADMITTIME", "DISCHTIME", "ETHNICITY")
+DIAGNOSIS_COLUMNS = ("SUBJECT_ID", "HADM_ID", "SEQ_NUM", "ICD9_CODE")
+
+DAYS_PER_YEAR = 365.2425
+# MIMIC-III moves the birth of patients over 89 to 300 years before their first admission.
+HIDDEN_AGE_YEARS = (290.0, 320.0)
+# So many numeric codes without a single leading zero do not occur: about 4 % begin with one.
+MANY_NUMERIC_CODES = 1000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    patients: Path
+    admissions: Path
+    diagnoses: Path
+
+
+@dataclass(frozen=True)
+class Outputs:
+    patients_table: Path
+    admissions_table: Path
+    diagnoses_table: Path
+    rejects: Path
+    ledger: Path
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One table after its row rules.
+
+    Attributes:
+        kept: Rows with the columns of the table's schema, sorted as it says.
+        rejects: `record` and `reason` of every other row.
+        noted: Kept rows by remarkable fact.
+    """
+
+    kept: pl.DataFrame
+    rejects: pl.DataFrame
+    noted: Mapping[str, int]
+
+
+def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
+    """Read three CSVs, publish three tables, the rejected rows and the ledger."""
+    sources = (
+        read("patients", inputs.patients, PATIENT_COLUMNS),
+        read("admissions", inputs.admissions, ADMISSION_COLUMNS),
+        read("diagnoses", inputs.diagnoses, DIAGNOSIS_COLUMNS),
+    )
+    judged = judge(*sources, settings.ingest)
+    tables = {source.name: account(source, part) for source, part in zip(sources, judged, strict=True)}
+    for source, part in zip(sources, judged, strict=True):
+        require_within_limit(source, part, settings.ingest.max_rejected_share)
+    written = (outputs.patients_table, outputs.admissions_table, outputs.diagnoses_table)
+    for path, part, schema in zip(
+        written, judged, (schemas.PATIENTS, schemas.ADMISSIONS, schemas.DIAGNOSES), strict=True
+    ):
+        artifacts.write_table(path, part.kept.to_arrow(), schema)
+    artifacts.write_table(outputs.rejects, all_rejects(sources, judged).to_arrow(), schemas.REJECTS)
+    artifacts.write_sealed(
+        outputs.ledger,
+        {"tables": tables},
+        schemas.LEDGER,
+        stage="ingest",
+        settings=settings,
+        inputs={source.name: source.path for source in sources},
+        files=[*written, outputs.rejects],
+    )
+
+
+def judge(
+    patients: SourceTable, admissions: SourceTable, diagnoses: SourceTable, settings: Ingest
+) -> tuple[Judged, Judged, Judged]:
+    """All three tables after their row rules; later ones lean on the rows kept of earlier ones.
+
+    Raises:
+        InputError: for rows that contradict each other, spreadsheet dates, lost leading zeros.
+    """
+    some_patients = judge_patients(patients)
+    some_admissions = judge_admissions(admissions, some_patients.kept)
+    some_diagnoses = judge_diagnoses(diagnoses, some_admissions.kept, settings.max_zeroless_share)
+    return with_hidden_births(some_patients, some_admissions.kept), some_admissions, some_diagnoses
+
+
+def judge_patients(source: SourceTable) -> Judged:
+    """Patients with a readable id and date of birth; unknown genders are kept as UNKNOWN."""
+    values.refuse_spreadsheet_times(source.text, source.path, "dob")
+    letter = pl.col("gender").str.strip_chars().str.to_uppercase()
+    rows = source.text.with_columns(
+        subject=values.number("subject_id"),
+        birth=values.time("dob"),
+        sex=pl.when(letter.is_in(["M", "F"])).then(letter).otherwise(pl.lit("UNKNOWN")),
+    )
+    suspect = ~_usable_id("subject") | pl.col("birth").is_null()
+    reasons = {**_id_reasons("subject_id", "subject"), **_time_reasons("dob")}
+    rows, rejects = _reject(rows, suspect, reasons)
+    rows = rows.select(RECORD, subject_id="subject", gender="sex", birth="birth")
+    rows, repeated = _reject_repeated(source, rows, "subject_id")
+    unknown = rows.filter(gender="UNKNOWN").height
+    return Judged(rows, pl.concat([rejects, repeated]), {"gender not M or F, kept as UNKNOWN": unknown})
+
+
+def with_hidden_births(patients: Judged, admissions: pl.DataFrame) -> Judged:
+    """Patients with the resolution of their date of birth: hidden where the source moved it."""
+    first = admissions.group_by("subject_id").agg(first=pl.col("admitted").min())
+    years = (pl.col("first") - pl.col("birth")).dt.total_days() / DAYS_PER_YEAR
+    kept = (
+        patients.kept.join(first, on="subject_id", how="left", maintain_order="left")
+        .with_columns(
+            birth_resolution=pl.when(years.is_between(*HIDDEN_AGE_YEARS))
+            .then(pl.lit("hidden"))
+            .otherwise(pl.lit("day"))
+        )
+        .sort("subject_id")
+    )
+    facts = {
+        "birth moved by the source, age over 89": kept.filter(birth_resolution="hidden").height,
+        "without a kept admission": kept.get_column("first").null_count(),
+    }
+    return Judged(kept, patients.rejects, {**patients.noted, **facts})
+
+
+def judge_admissions(source: SourceTable, patients: pl.DataFrame) -> Judged:
+    """Admissions of known patients, not before birth, with a readable time of admission."""
+    values.refuse_spreadsheet_times(source.text, source.path, "admittime", "dischtime")
+    rows = source.text.with_columns(
+        values.stated("ethnicity"),
+        subject=values.number("subject_id"),
+        hadm=values.number("hadm_id"),
+        admitted=values.time("admittime"),
+        discharged=values.time("dischtime"),
+    )
+    births = patients.select(subject="subject_id", birth="birth")
+    rows = rows.join(births, on="subject", how="left", maintain_order="left")
+    early = pl.col("admitted").dt.date() < pl.col("birth").dt.date()
+    ids_usable = _usable_id("subject") & _usable_id("hadm")
+    suspect = ~ids_usable | pl.col("admitted").is_null() | pl.col("birth").is_null() | early
+    reasons = {
+        **_id_reasons("hadm_id", "hadm"),
+        **_id_reasons("subject_id", "subject"),
+        **_time_reasons("admittime", "admitted"),
+        "unknown patient": pl.col("birth").is_null(),
+        "admission before birth": early,
+    }
+    rows, rejects = _reject(rows, suspect.fill_null(value=True), reasons)
+    unreadable = pl.col("discharged").is_null() & values.stated("dischtime").is_not_null()
+    facts = {
+        "discharge before admission": pl.col("discharged") < pl.col("admitted"),
+        "dischtime unreadable, kept without": unreadable,
+        "ethnicity missing": pl.col("ethnicity").is_null(),
+    }
+    rows = rows.select(
+        RECORD, *facts_of(facts), "admitted", "discharged", "ethnicity", hadm_id="hadm", subject_id="subject"
+    )
+    rows, repeated = _reject_repeated(source, rows, "hadm_id")
+    return Judged(rows.sort("hadm_id"), pl.concat([rejects, repeated]), _count(rows, facts))
+
+
+def judge_diagnoses(source: SourceTable, admissions: pl.DataFrame, max_zeroless_share: float) -> Judged:
+    """Well-formed codes of known admissions, each once per admission at its lowest SEQ_NUM."""
+    codes = values.codes(source.text.get_column("icd9_code").unique().sort())
+    refuse_lost_zeros(source, codes, max_zeroless_share)
+    codes = codes.with_columns(rank=pl.col("code").rank("dense").cast(pl.Int64))
+    owners = admissions.select(hadm="hadm_id", owner="subject_id")
+    rows = (
+        source.text.lazy()
+        .with_columns(
+            subject=values.number("subject_id"), hadm=values.number("hadm_id"), place=values.number("seq_num")
+        )
+        .join(owners.lazy(), on="hadm", how="left", maintain_order="left")
+        .join(codes.lazy(), left_on="icd9_code", right_on="text", how="left", nulls_equal=True)
+        .collect()
+    )
+    elsewhere = pl.col("owner").ne_missing(pl.col("subject"))
+    reasons = {
+        **_id_reasons("hadm_id", "hadm"),
+        **_id_reasons("subject_id", "subject"),
+        "unknown admission": pl.col("owner").is_null(),
+        "subject_id differs from the admission's": elsewhere,
+        "code missing": pl.col("blank"),
+        "code malformed": pl.col("code").is_null(),
+    }
+    rows, rejects = _reject(rows, elsewhere | pl.col("owner").is_null() | pl.col("code").is_null(), reasons)
+    rows, repeated = _reject_repeated_codes(rows)
+    facts = {
+        "code normalised (dot, letter case, space)": pl.col("changed"),
+        "code not in the ICD-9-CM list": pl.col("unlisted"),
+        "seq_num missing or unreadable": pl.col("position").is_null(),
+    }
+    noted = _count(rows.with_columns(facts_of(facts)), facts)
+    return Judged(rows, pl.concat([rejects, repeated]), noted)
+
+
+def refuse_lost_zeros(source: SourceTable, codes: pl.DataFrame, max_share: float) -> None:
+    """Refuse codes that went through a spreadsheet or a number type: `0389` became `389`.
+
+    Raises:
+        InputError: if no code of many begins with 0, or too many are listed only with zeros in front.
+    """
+    counts = source.text.group_by(text="icd9_code").len()
+    numeric = codes.filter("numeric").join(counts, on="text")
+    rows = int(numeric.get_column("len").sum())
+    lost = int(numeric.filter("zeroless").get_column("len").sum())
+    begins = numeric.get_column("text").str.strip_chars().str.starts_with("0").any()
+    remedy = "export ICD9_CODE again as text, never through a number column"
+    if rows >= MANY_NUMERIC_CODES and not begins:
+        raise InputError(
+            f"{source.path}: none of {rows} numeric codes in column ICD9_CODE begins with 0, where about 4 %"
+            f" do: leading zeros were lost; {remedy}"
+        )
+    if lost > max_share * rows:
+        raise InputError(
+            f"{source.path}: {lost} of {rows} numeric codes in column ICD9_CODE are ICD-9-CM codes only with"
+            f" zeros in front, above ingest.max_zeroless_share {max_share}: leading zeros were lost; {remedy}"
+        )
+
+
+def account(source: SourceTable, judged: Judged) -> dict[str, Any]:
+    """A table's entry in the ledger, its rows_in counted on the bytes."""
+    reasons = judged.rejects.group_by("reason").len().sort("reason").iter_rows()
+    return artifacts.account(
+        rows_in=source.rows_in, rows_kept=judged.kept.height, rejected=dict(reasons), noted=judged.noted
+    )
+
+
+def require_within_limit(source: SourceTable, judged: Judged, max_share: float) -> None:
+    """Stop where so many rows are rejected that the table is probably not what it should be.
+
+    Raises:
+        InputError: naming the commonest reason and its first record.
+    """
+    rejected = judged.rejects.height
+    logger.info(
+        "%s: %d rows in, %d kept, %d rejected", source.name, source.rows_in, judged.kept.height, rejected
+    )
+    if rejected <= max_share * source.rows_in:
+        return
+    by_reason = judged.rejects.group_by("reason").agg(pl.len(), pl.col(RECORD).min())
+    reason, rows, record = by_reason.sort("len", "reason", descending=[True, False]).row(0)
+    raise InputError(
+        f"{source.path}: {rejected} of {source.rows_in} records rejected, {rows} of them for: {reason}"
+        f" (first: record {record}); repair the file or raise ingest.max_rejected_share above {max_share}"
+    )
+
+
+def all_rejects(sources: tuple[SourceTable, ...], judged: tuple[Judged, ...]) -> pl.DataFrame:
+    """The rejected rows of all tables, in the columns and order of `schemas.REJECTS`."""
+    parts = [
+        part.rejects.select(pl.lit(source.name).alias("table"), RECORD, "reason")
+        for source, part in zip(sources, judged, strict=True)
+    ]
+    return pl.concat(parts).sort("table", RECORD)
+
+
+def facts_of(facts: Mapping[str, pl.Expr]) -> list[pl.Expr]:
+    """Each fact as a column of its name, false where it cannot be told."""
+    return [fact.fill_null(value=False).alias(name) for name, fact in facts.items()]
+
+
+def _count(rows: pl.DataFrame, facts: Mapping[str, pl.Expr]) -> dict[str, int]:
+    return {name: int(rows.get_column(name).sum()) for name in facts}
+
+
+def _usable_id(number: str) -> pl.Expr:
+    return pl.col(number).is_between(1, values.MAX_ID).fill_null(value=False)
+
+
+def _id_reasons(column: str, number: str) -> dict[str, pl.Expr]:
+    """Why an id is not usable, in the order in which the reasons apply."""
+    return {
+        f"{column} missing": values.stated(column).is_null(),
+        f"{column} is not a whole number": ~values.looks_whole(column),
+        f"{column} outside 1..2^40-1": ~_usable_id(number),
+    }
+
+
+def _time_reasons(column: str, time: str = "birth") -> dict[str, pl.Expr]:
+    return {
+        f"{column} missing": values.stated(column).is_null(),
+        f"{column} unreadable": pl.col(time).is_null(),
+    }
+
+
+def _reject(
+    rows: pl.DataFrame, suspect: pl.Expr, reasons: Mapping[str, pl.Expr]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The rows that are not suspect, and record and first reason of those that are."""
+    first = pl.coalesce(pl.when(applies).then(pl.lit(reason)) for reason, applies in reasons.items())
+    rejects = rows.filter(suspect).select(RECORD, reason=first)
+    assert not rejects.get_column("reason").null_count(), "a suspect row without a reason"
+    return rows.filter(~suspect), rejects
+
+
+def _reject_repeated(source: SourceTable, rows: pl.DataFrame, key: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows once each; identical repetitions are rejected.
+
+    Raises:
+        InputError: if two rows of one id say different things, because either may be wrong.
+    """
+    content = [name for name in rows.columns if name != RECORD]
+    once = rows.unique(content, keep="first", maintain_order=True)
+    contradicting = once.filter(~pl.col(key).is_first_distinct())
+    if contradicting.height:
+        record = contradicting.item(0, RECORD)
+        raise InputError(
+            f"{source.path}: record {record} contradicts an earlier record of the same {key.upper()}"
+            f" ({contradicting.height} such records); keep the true one"
+        )
+    repeated = rows.join(once, on=RECORD, how="anti")
+    return once, repeated.select(RECORD, reason=pl.lit(f"repeats an earlier record of the same {key}"))
+
+
+def _reject_repeated_codes(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Diagnoses in the order of their schema, without the repetitions of a code in an admission."""
+    ordered = rows.select(
+        RECORD,
+        "code",
+        "changed",
+        "unlisted",
+        "rank",
+        pl.col("hadm").alias("hadm_id"),
+        pl.col("place").cast(pl.Int32, strict=False).alias("position"),
+        pl.lit("icd9").alias("system"),
+    ).sort("hadm_id", "position", "rank", RECORD, nulls_last=True)
+    # An admission below 2^40 and a code's rank below 2^20 fit one integer, which hashes faster than two.
+    first = ordered.select((pl.col("hadm_id") * 2**20 + pl.col("rank")).is_first_distinct()).to_series()
+    repeated = ordered.filter(~first).select(RECORD, reason=pl.lit("code repeated in its admission"))
+    return ordered.filter(first), repeated
