@@ -65,8 +65,8 @@ def refuse_spreadsheet_times(frame: pl.DataFrame, path: Path, *columns: str) -> 
         found = frame.filter(stripped.str.contains(SPREADSHEET_TIME))
         if found.height:
             raise InputError(
-                f"{path}: record {found.item(0, 'record')}, column {column.upper()} holds a spreadsheet's date"
-                f" ({found.height} such records), expected YYYY-MM-DD HH:MM:SS; export it as text in that form"
+                f"{path}: record {found.item(0, 'record')}, column {column.upper()} holds a spreadsheet date"
+                f" ({found.height} such records), expected YYYY-MM-DD HH:MM:SS; export it as text like that"
             )
 
 

@@ -1,0 +1,253 @@
+"""Typed tables to one row per patient, split by a hash of the patient's id.
+
+An admission with at least one code is a visit. Ages are at the first visit; the ethnicity is that
+of the first admission. Works on the contract of `ingest`; never sees the source.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from promptehr import artifacts, buckets, ethnicity, schemas
+from promptehr.settings import Records, Settings, Split
+
+DAYS_PER_YEAR = 365.2425
+# HIPAA and MIMIC-III hide ages over 89; nobody is known to have lived beyond 120 without a record.
+HIDDEN_OVER_YEARS, OLDEST_YEARS = 89.0, 120.0
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    patients_table: Path
+    admissions_table: Path
+    diagnoses_table: Path
+    ingest_ledger: Path
+
+
+@dataclass(frozen=True)
+class Outputs:
+    train: Path
+    valid: Path
+    test: Path
+    ledger: Path
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What ingest wrote, with the columns of `schemas.PATIENTS`, `ADMISSIONS` and `DIAGNOSES`."""
+
+    patients: pl.DataFrame
+    admissions: pl.DataFrame
+    diagnoses: pl.DataFrame
+
+
+def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
+    """Join what ingest wrote, publish one table per split and the ledger."""
+    files = (inputs.patients_table, inputs.admissions_table, inputs.diagnoses_table)
+    artifacts.open_sealed(inputs.ingest_ledger, schemas.LEDGER, "ingest", *files)
+    tables = Tables(
+        *(
+            _frame(path, schema)
+            for path, schema in zip(
+                files, (schemas.PATIENTS, schemas.ADMISSIONS, schemas.DIAGNOSES), strict=True
+            )
+        )
+    )
+    candidates = with_reasons(join(tables), settings.records)
+    kept = with_splits(candidates.filter(pl.col("reason").is_null()), settings.records)
+    written = (outputs.train, outputs.valid, outputs.test)
+    for name, path in zip(SPLITS, written, strict=True):
+        artifacts.write_table(path, kept.filter(split=name).to_arrow(), schemas.RECORDS)
+    artifacts.write_sealed(
+        outputs.ledger,
+        ledger(tables, candidates, kept),
+        schemas.LEDGER,
+        stage="records",
+        settings=settings,
+        inputs={"patients_table": files[0], "admissions_table": files[1], "diagnoses_table": files[2]},
+        files=written,
+    )
+
+
+def join(tables: Tables) -> pl.DataFrame:
+    """One row per patient of the patients table, sorted, those without a visit among them.
+
+    Returns:
+        Columns of `schemas.RECORDS` (age null without a visit, before any cap) and `n_codes`.
+    """
+    patients = (
+        tables.patients.lazy()
+        .join(visits_of(tables.admissions, tables.diagnoses), on="subject_id", how="left")
+        .join(groups_of(tables.admissions), on="subject_id", how="left")
+    )
+    days = (pl.col("first_visit").dt.date() - pl.col("birth").dt.date()).dt.total_days()
+    return (
+        patients.with_columns(
+            pl.col("ethnicity").fill_null("UNKNOWN"),
+            pl.col("n_codes").fill_null(0),
+            years=days / DAYS_PER_YEAR,
+        )
+        .sort("subject_id")
+        .collect()
+    )
+
+
+def visits_of(admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.LazyFrame:
+    """Visits of each patient who has one: `subject_id`, `visits`, `visit_days`, `first_visit`, `n_codes`.
+
+    Diagnoses are sorted by admission, SEQ_NUM, system and code as their schema promises, which
+    fixes the order of codes; visits are in order of time, then of admission id.
+    """
+    codes = diagnoses.lazy().group_by("hadm_id", maintain_order=True).agg("code")
+    day = pl.col("admitted").dt.date()
+    return (
+        codes.join(admissions.lazy(), on="hadm_id", how="inner")
+        .sort("subject_id", "admitted", "hadm_id")
+        .group_by("subject_id", maintain_order=True)
+        .agg(
+            visits="code",
+            visit_days=(day - day.first()).dt.total_days().cast(pl.Int32),
+            first_visit=pl.col("admitted").first(),
+            n_codes=pl.col("code").list.len().sum().cast(pl.Int64),
+        )
+    )
+
+
+def groups_of(admissions: pl.DataFrame) -> pl.LazyFrame:
+    """Ethnicity group of each patient, which the first admission decides.
+
+    Returns:
+        `subject_id`, `ethnicity`, and `conflict`: the groups a patient's admissions name, joined
+        by a vertical bar where there are several, else null.
+    """
+    text = _tidy("ethnicity")
+    group = text.replace_strict(ethnicity.GROUPS, default="UNKNOWN", return_dtype=pl.String)
+    return (
+        admissions.lazy()
+        .select("subject_id", "admitted", "hadm_id", group=group)
+        .sort("subject_id", "admitted", "hadm_id")
+        .group_by("subject_id", maintain_order=True)
+        .agg(ethnicity=pl.col("group").first(), named=pl.col("group").unique().sort())
+        .select(
+            "subject_id",
+            "ethnicity",
+            conflict=pl.when(pl.col("named").list.len() > 1).then(pl.col("named").list.join("|")),
+        )
+    )
+
+
+def with_reasons(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
+    """The patients with their final age and `reason`: why one is left out, null for those kept."""
+    hidden = (pl.col("birth_resolution") == "hidden") | pl.col("years").is_between(
+        HIDDEN_OVER_YEARS, OLDEST_YEARS, closed="right"
+    )
+    patients = patients.with_columns(
+        age_capped=hidden.fill_null(value=False),
+        age=pl.when(hidden).then(pl.lit(settings.age_cap)).otherwise("years").cast(pl.Float32),
+    )
+    reasons = {
+        "no admission with a code": pl.col("visits").is_null(),
+        "date of birth unknown": pl.col("age").is_null(),
+        "age impossible": ~pl.col("age").is_between(0.0, OLDEST_YEARS),
+        "younger than records.min_age": pl.col("age") < settings.min_age,
+        "fewer visits than records.min_visits": pl.col("visits").list.len() < settings.min_visits,
+    }
+    first = pl.coalesce(pl.when(applies).then(pl.lit(reason)) for reason, applies in reasons.items())
+    return patients.with_columns(reason=first)
+
+
+def with_splits(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
+    """The patients with `split`, which depends on seed and id alone."""
+    names = splits_of(patients.get_column("subject_id").to_list(), settings.seed, settings.split)
+    return patients.with_columns(split=pl.Series(names, dtype=pl.String))
+
+
+def splits_of(subject_ids: list[int], seed: int, split: Split) -> list[str]:
+    """The split of each patient: its place under the hash against the cumulated shares.
+
+    >>> splits_of([1, 2, 3, 4], 1, Split(train=0.5, valid=0.25, test=0.25))
+    ['valid', 'train', 'test', 'test']
+    """
+    # 1 - test rather than train + valid, which may round to less than 1 where test is 0.
+    bounds = np.array([split.train, max(split.train, 1.0 - split.test)])
+    chosen = np.searchsorted(bounds, buckets.places(str(seed), subject_ids), side="right")
+    return [SPLITS[i] for i in chosen]
+
+
+def ledger(tables: Tables, candidates: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
+    """Patients, visits and codes from ingest's tables to the records, and the sizes of the splits."""
+    lost = (
+        candidates.filter(pl.col("reason").is_not_null())
+        .group_by("reason")
+        .agg(patients=pl.len(), visits=pl.col("visits").list.len().sum(), codes=pl.col("n_codes").sum())
+        .sort("reason")
+    )
+    codeless = tables.admissions.height - tables.diagnoses.get_column("hadm_id").n_unique()
+    return {
+        "tables": {
+            "patients": artifacts.account(
+                rows_in=tables.patients.height,
+                rows_kept=kept.height,
+                rejected=_by_reason(lost, "patients"),
+                noted=facts(kept),
+            ),
+            "visits": artifacts.account(
+                rows_in=tables.admissions.height,
+                rows_kept=int(kept.get_column("visits").list.len().sum()),
+                rejected={"admission without a code": codeless, **_by_reason(lost, "visits", "patient: ")},
+            ),
+            "codes": artifacts.account(
+                rows_in=tables.diagnoses.height,
+                rows_kept=_codes_in(kept),
+                rejected=_by_reason(lost, "codes", "patient: "),
+            ),
+        },
+        "splits": {name: kept.filter(split=name).height for name in SPLITS},
+        "ethnicity": ethnicity_facts(tables.admissions, candidates),
+    }
+
+
+def facts(kept: pl.DataFrame) -> dict[str, int]:
+    """Records by remarkable fact."""
+    return {
+        "age over 89, capped": kept.filter("age_capped").height,
+        "gender UNKNOWN": kept.filter(gender="UNKNOWN").height,
+        "ethnicity UNKNOWN": kept.filter(ethnicity="UNKNOWN").height,
+        "admissions disagree on ethnicity": kept.filter(pl.col("conflict").is_not_null()).height,
+    }
+
+
+def ethnicity_facts(admissions: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Admissions by text that is in no group, and patients by groups their admissions disagree on."""
+    text = admissions.lazy().select(text=_tidy("ethnicity")).collect().get_column("text")
+    unmapped = text.filter(~text.is_in(list(ethnicity.GROUPS))).drop_nulls()
+    return {
+        "unmapped": _value_counts(unmapped),
+        "conflicts": _value_counts(candidates.get_column("conflict").drop_nulls()),
+    }
+
+
+def _frame(path: Path, schema: schemas.Table) -> pl.DataFrame:
+    return pl.DataFrame(artifacts.read_table(path, schema))
+
+
+def _tidy(column: str) -> pl.Expr:
+    """Upper case, single spaces."""
+    return pl.col(column).str.strip_chars().str.to_uppercase().str.replace_all(r"\s+", " ")
+
+
+def _codes_in(records: pl.DataFrame) -> int:
+    """Codes counted in the records themselves, apart from the counts carried beside them."""
+    return int(records.select(pl.col("visits").list.eval(pl.element().list.len()).list.sum()).sum().item())
+
+
+def _by_reason(lost: pl.DataFrame, unit: str, prefix: str = "") -> dict[str, int]:
+    return {f"{prefix}{row['reason']}": row[unit] for row in lost.iter_rows(named=True)}
+
+
+def _value_counts(texts: pl.Series) -> dict[str, int]:
+    return dict(sorted((str(text), int(rows)) for text, rows in texts.value_counts().iter_rows()))
