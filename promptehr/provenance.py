@@ -102,8 +102,13 @@ def _is_used(part: Part, names: Iterable[str]) -> bool:
     return not part.defines or not part.defines.isdisjoint(names)
 
 
-def _needs(module: str, name: str, root: Path) -> Iterator[tuple[str, str]]:
-    """(module, name) for all that one name of a module leads to."""
+@functools.cache
+def _needs(module: str, name: str, root: Path) -> frozenset[tuple[str, str]]:
+    """(module, name) for all that one name of a module leads to; shared between stages."""
+    return frozenset(_leads_to(module, name, root))
+
+
+def _leads_to(module: str, name: str, root: Path) -> Iterator[tuple[str, str]]:
     parts = _parts(module, root)
     bound = {(alias, target, inner) for part in parts for alias, target, inner in part.imports}
     defined = {word for part in parts for word in part.defines}
@@ -211,7 +216,7 @@ def _text(statement: ast.stmt, nodes: Sequence[ast.AST], lines: Sequence[str]) -
 
 
 def _comments(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """(row, column) of each comment, rows from 1; most statements have none and cost nothing."""
+    """(row, column) of each comment, rows from 1; statements that have none cost nothing."""
     if not any("#" in line for line in lines):
         return []
     tokens = tokenize.generate_tokens(io.StringIO("\n".join(lines)).readline)

@@ -43,11 +43,12 @@ class Checkout:
 
     def stale(self, *words: str) -> dict[str, int]:
         """Rule to number of jobs that would run, `all` left out."""
-        return jobs(self.dry_run(*words))
+        return self.stale_because(*words)[0]
 
-    def reasons(self, *words: str) -> set[str]:
-        """The params, as they are now, that Snakemake gives as reasons."""
-        return {text for line in self.dry_run(*words).splitlines() for text in _now(line)}
+    def stale_because(self, *words: str) -> tuple[dict[str, int], set[str]]:
+        """Jobs by rule, and the params, as they are now, that Snakemake gives as reasons."""
+        output = self.dry_run(*words)
+        return jobs(output), {text for line in output.splitlines() for text in _now(line)}
 
     def dry_run(self, *words: str) -> str:
         done = self.snakemake("-n", "--max-checksum-file-size", "1GB", *words)

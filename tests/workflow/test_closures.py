@@ -45,10 +45,10 @@ def test_the_data_stages_know_no_metric() -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "stages"),
     [
-        ("schemas", '"one patient as token ids"', '"other"', {"shards", "generate", *OF_MODEL}),
+        ("schemas", '"one patient as token ids"', '"other"', {"shards", *OF_MODEL}),
         ("schemas", "\nREJECTS = Table(", "\nNEW = 1\nREJECTS = Table(", set()),
         ("schemas", "# null positions last", "# nulls come last", set()),
-        ("tokens", "FIRST_CODE = range(7)", "FIRST_CODE = range(0, 7)", {"shards", "generate", *OF_MODEL}),
+        ("tokens", "FIRST_CODE = range(7)", "FIRST_CODE = range(0, 7)", {"vocabulary", "shards", *OF_MODEL}),
         ("artifacts", 'compression="zstd"', 'compression="lz4"', {stage.name for stage in STAGES}),
         ("settings", "patients: Count = 46_520", "patients: Count = 46_521", set()),
         ("stage_table", '"index", "ledger"', '"index", "the_ledger"', set()),

@@ -65,9 +65,7 @@ def test_a_finished_run_is_not_stale(finished: Checkout) -> None:
 def test_one_setting_makes_its_stage_and_what_follows_stale(
     once: Checkout, settings: str, reason: str, stale: dict[str, int]
 ) -> None:
-    changed = once.with_settings(settings)
-    assert changed.stale() == stale
-    assert changed.reasons() == {reason}
+    assert once.with_settings(settings).stale_because() == (stale, {reason})
 
 
 def test_runtime_makes_nothing_stale(once: Checkout) -> None:
@@ -82,8 +80,7 @@ def test_a_new_experiment_runs_only_its_own_and_the_report(once: Checkout) -> No
 def test_an_override_of_one_experiment_leaves_the_others(once: Checkout) -> None:
     changed = once.with_settings("experiments: {bigram: {generate: {method: bigram, seed: 3}}}")
     ones = dict.fromkeys(("generate", "evaluate_fidelity", "evaluate_utility", "evaluate_privacy"), 1)
-    assert changed.stale() == {**ones, **REPORT}
-    assert changed.reasons() == {"generate.seed=3"}
+    assert changed.stale_because() == ({**ones, **REPORT}, {"generate.seed=3"})
 
 
 def test_comments_docstrings_and_blank_lines_rerun_nothing(finished: Checkout) -> None:
@@ -102,7 +99,6 @@ def test_comments_docstrings_and_blank_lines_rerun_nothing(finished: Checkout) -
     [
         ("stages/records", {"records": 1, **AFTER_RECORDS}),
         ("stages/report", REPORT),
-        ("stages/evaluate_privacy", {"evaluate_privacy": 4, **REPORT}),
         ("stages/train", OF_MODEL),
         ("model/objective", {**OF_MODEL, "generate": 4, **OF_SYNTHETIC}),
         ("cli", {}),
@@ -114,8 +110,9 @@ def test_an_edit_of_code_makes_the_stages_behind_it_stale(
 ) -> None:
     path = finished.folder / "promptehr" / f"{module}.py"
     path.write_text(path.read_text("utf-8") + "\nADDED = 1\n", "utf-8")
-    assert finished.stale() == stale
-    named = {reason.partition(" ")[0] for reason in finished.reasons()}
+    found, reasons = finished.stale_because()
+    assert found == stale
+    named = {reason.partition(" ")[0] for reason in reasons}
     assert named == ({f"promptehr.{module.replace('/', '.')}"} if stale else set())
 
 
