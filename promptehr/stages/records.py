@@ -4,14 +4,18 @@ An admission with at least one code is a visit. Ages are at the first visit; the
 of the first admission. Works on the contract of `ingest`; never sees the source.
 """
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
-from promptehr import artifacts, buckets, ethnicity, schemas
+from promptehr import artifacts, schemas
+from promptehr.ingestion import ethnicity
 from promptehr.settings import Records, Settings, Split
 
 DAYS_PER_YEAR = 365.2425
@@ -174,8 +178,18 @@ def splits_of(subject_ids: list[int], seed: int, split: Split) -> list[str]:
     """
     # 1 - test rather than train + valid, which may round to less than 1 where test is 0.
     bounds = np.array([split.train, max(split.train, 1.0 - split.test)])
-    chosen = np.searchsorted(bounds, buckets.places(str(seed), subject_ids), side="right")
+    chosen = np.searchsorted(bounds, places(seed, subject_ids), side="right")
     return [SPLITS[i] for i in chosen]
+
+
+def places(seed: int, subject_ids: Iterable[int]) -> npt.NDArray[np.float64]:
+    """Each patient's place in [0, 1): first 8 bytes of BLAKE2b(`seed:subject_id`), big-endian, / 2^64.
+
+    The lowest 11 of the 64 bits are dropped, so that every place is an exact double below 1.
+    """
+    # The digest is cut, not made with digest_size 8: BLAKE2b mixes the size into the hash.
+    hashes = b"".join(hashlib.blake2b(f"{seed}:{patient}".encode()).digest()[:8] for patient in subject_ids)
+    return (np.frombuffer(hashes, ">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
 def ledger(tables: Tables, candidates: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
