@@ -105,7 +105,9 @@ def binary(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Matrix:
 
 def counted(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Matrix:
     """CSR matrix that holds how often each place is given."""
-    matrix = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    # scikit-learn's liblinear takes 32-bit indices only.
+    places = (rows.astype(np.int32), columns.astype(np.int32))
+    matrix = sparse.csr_array((np.ones(len(rows)), places), shape=shape)
     matrix.sum_duplicates()
     return matrix
 
