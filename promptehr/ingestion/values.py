@@ -16,7 +16,7 @@ MAX_ID = 2**40 - 1
 # How databases and spreadsheets write "nothing".
 BLANKS = ("", "NULL", "NA", "N/A", "NAN", "NONE", "\\N")
 
-ISO_TIME = r"(?-u)^\d{4}-\d{2}-\d{2}(?:[ T]\d{2}:\d{2}(?::\d{2}(?:\.\d{1,6})?)?)?$"
+ISO_TIME = r"(?-u)^\d{4}-\d{2}-\d{2}(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?$"
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
 # 03/11/2150, 3.11.50, 11-MAR-2150, 2150/03/11, and the day numbers spreadsheets count from 1900.
 SPREADSHEET_TIME = (
@@ -34,9 +34,12 @@ def stated(column: str) -> pl.Expr:
     return pl.when(~text.str.to_uppercase().is_in(BLANKS)).then(text).alias(column)
 
 
-def number(column: str) -> pl.Expr:
-    """A whole number, null where the text is none; `5.0`, as pandas writes columns with gaps, is one."""
-    return pl.col(column).str.strip_chars().str.strip_suffix(".0").cast(pl.Int64, strict=False)
+def numbers(texts: pl.Series) -> pl.Series:
+    """Whole numbers, null where the text is none; `5.0`, as pandas writes columns with gaps, is one."""
+    plain = texts.cast(pl.Int64, strict=False)
+    if plain.null_count() == texts.null_count():
+        return plain
+    return texts.str.strip_chars().str.strip_suffix(".0").cast(pl.Int64, strict=False)
 
 
 def looks_whole(column: str) -> pl.Expr:
@@ -44,14 +47,19 @@ def looks_whole(column: str) -> pl.Expr:
     return pl.col(column).str.contains(r"(?-u)^\s*[+-]?\d+(?:\.0)?\s*$")
 
 
-def time(column: str) -> pl.Expr:
-    """A time written year first, to the microsecond; a date alone is its midnight."""
-    text = pl.col(column).str.strip_chars()
-    iso = pl.when(text.str.contains(ISO_TIME)).then(text.str.replace("T", " ", literal=True))
-    at_midnight = iso + pl.when(text.str.len_bytes() == 10).then(pl.lit(" 00:00:00")).otherwise(pl.lit(""))
-    return pl.coalesce(
-        at_midnight.str.to_datetime(pattern, time_unit="us", strict=False) for pattern in TIME_FORMATS
-    ).alias(column)
+def times(texts: pl.Series) -> pl.Series:
+    """Times written year first, to the microsecond; a date alone is its midnight, anything else null."""
+    texts = texts.str.strip_chars()
+    texts = pl.select(pl.when(texts.str.contains(ISO_TIME)).then(texts)).to_series()
+    found = texts.str.to_datetime(TIME_FORMATS[0], time_unit="us", strict=False)
+    if found.null_count() == texts.null_count():
+        return found
+    texts = texts.str.replace("T", " ", literal=True)
+    date_alone = texts.str.len_bytes() == len("2150-11-03")
+    texts = pl.select(pl.when(date_alone).then(texts + " 00:00").otherwise(texts)).to_series()
+    return pl.select(
+        pl.coalesce(texts.str.to_datetime(form, time_unit="us", strict=False) for form in TIME_FORMATS)
+    ).to_series()
 
 
 def refuse_spreadsheet_times(frame: pl.DataFrame, path: Path, *columns: str) -> None:
@@ -77,7 +85,8 @@ def codes(texts: pl.Series) -> pl.DataFrame:
         texts: Distinct texts, null among them or not.
 
     Returns:
-        `text`; `code` without dot, upper case, null where blank or malformed; `blank`; `changed`
+        `text`; `code` without dot, upper case, null where blank or malformed, sorted by it, nulls
+        last; `rank` of the code, dense from 1; `numeric` (digits, perhaps a dot); `changed`
         (by dot, letter case or space); `unlisted` (well-formed, not in the CMS list); `zeroless`
         (all digits and unlisted, but listed with one or two zeros in front).
     """
@@ -97,11 +106,11 @@ def codes(texts: pl.Series) -> pl.DataFrame:
     )
     zeros = [pl.concat_str(pl.lit(zeros), "digits").is_in(listed) for zeros in ("0", "00")]
     known = pl.col("code").is_in(listed).fill_null(value=False)
-    return frame.select(
+    return frame.sort("code", "text", nulls_last=True).select(
         "text",
         "code",
-        "blank",
         "numeric",
+        rank=pl.col("code").rank("dense").cast(pl.Int64),
         changed=pl.col("code").is_not_null() & (pl.col("code") != pl.col("text")),
         unlisted=pl.col("code").is_not_null() & ~known,
         zeroless=pl.col("numeric") & ~known & pl.any_horizontal(zeros).fill_null(value=False),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from promptehr import artifacts, schemas
@@ -109,8 +110,8 @@ def judge_patients(source: SourceTable) -> Judged:
     values.refuse_spreadsheet_times(source.text, source.path, "dob")
     letter = pl.col("gender").str.strip_chars().str.to_uppercase()
     rows = source.text.with_columns(
-        subject=values.number("subject_id"),
-        birth=values.time("dob"),
+        subject=values.numbers(source.text["subject_id"]),
+        birth=values.times(source.text["dob"]),
         sex=pl.when(letter.is_in(["M", "F"])).then(letter).otherwise(pl.lit("UNKNOWN")),
     )
     suspect = ~_usable_id("subject") | pl.col("birth").is_null()
@@ -147,10 +148,10 @@ def judge_admissions(source: SourceTable, patients: pl.DataFrame) -> Judged:
     values.refuse_spreadsheet_times(source.text, source.path, "admittime", "dischtime")
     rows = source.text.with_columns(
         values.stated("ethnicity"),
-        subject=values.number("subject_id"),
-        hadm=values.number("hadm_id"),
-        admitted=values.time("admittime"),
-        discharged=values.time("dischtime"),
+        subject=values.numbers(source.text["subject_id"]),
+        hadm=values.numbers(source.text["hadm_id"]),
+        admitted=values.times(source.text["admittime"]),
+        discharged=values.times(source.text["dischtime"]),
     )
     births = patients.select(subject="subject_id", birth="birth")
     rows = rows.join(births, on="subject", how="left", maintain_order="left")
@@ -180,37 +181,37 @@ def judge_admissions(source: SourceTable, patients: pl.DataFrame) -> Judged:
 
 def judge_diagnoses(source: SourceTable, admissions: pl.DataFrame, max_zeroless_share: float) -> Judged:
     """Well-formed codes of known admissions, each once per admission at its lowest SEQ_NUM."""
-    codes = values.codes(source.text.get_column("icd9_code").unique().sort())
+    codes = values.codes(source.text["icd9_code"].unique())
     refuse_lost_zeros(source, codes, max_zeroless_share)
-    codes = codes.with_columns(rank=pl.col("code").rank("dense").cast(pl.Int64))
     owners = admissions.select(hadm="hadm_id", owner="subject_id")
-    rows = (
-        source.text.lazy()
-        .with_columns(
-            subject=values.number("subject_id"), hadm=values.number("hadm_id"), place=values.number("seq_num")
-        )
-        .join(owners.lazy(), on="hadm", how="left", maintain_order="left")
-        .join(codes.lazy(), left_on="icd9_code", right_on="text", how="left", nulls_equal=True)
-        .collect()
-    )
+    rows = source.text.with_columns(
+        subject=values.numbers(source.text["subject_id"]),
+        hadm=values.numbers(source.text["hadm_id"]),
+        position=values.numbers(source.text["seq_num"]).cast(pl.Int32, strict=False),
+        # The place among the distinct texts: integers join, sort and compare faster than texts.
+        place=source.text["icd9_code"].replace_strict(
+            codes["text"], range(codes.height), return_dtype=pl.Int64
+        ),
+    ).join(owners, on="hadm", how="left", maintain_order="left")
     elsewhere = pl.col("owner").ne_missing(pl.col("subject"))
+    no_code = pl.col("place") >= codes["code"].len() - codes["code"].null_count()
     reasons = {
         **_id_reasons("hadm_id", "hadm"),
         **_id_reasons("subject_id", "subject"),
         "unknown admission": pl.col("owner").is_null(),
         "subject_id differs from the admission's": elsewhere,
-        "code missing": pl.col("blank"),
-        "code malformed": pl.col("code").is_null(),
+        "code missing": values.stated("icd9_code").is_null(),
+        "code malformed": no_code,
     }
-    rows, rejects = _reject(rows, elsewhere | pl.col("owner").is_null() | pl.col("code").is_null(), reasons)
-    rows, repeated = _reject_repeated_codes(rows)
-    facts = {
-        "code normalised (dot, letter case, space)": pl.col("changed"),
-        "code not in the ICD-9-CM list": pl.col("unlisted"),
-        "seq_num missing or unreadable": pl.col("position").is_null(),
+    rows, rejects = _reject(rows, elsewhere | pl.col("owner").is_null() | no_code, reasons)
+    rows, repeated = _reject_repeated_codes(rows.with_columns(rank=codes["rank"].gather(rows["place"])))
+    kept = rows.select("hadm_id", "position", code=codes["code"].gather(rows["place"]), system=pl.lit("icd9"))
+    noted = {
+        "code normalised (dot, letter case, space)": int(codes["changed"].gather(rows["place"]).sum()),
+        "code not in the ICD-9-CM list": int(codes["unlisted"].gather(rows["place"]).sum()),
+        "seq_num missing or unreadable": rows["position"].null_count(),
     }
-    noted = _count(rows.with_columns(facts_of(facts)), facts)
-    return Judged(rows, pl.concat([rejects, repeated]), noted)
+    return Judged(kept, pl.concat([rejects, repeated]), noted)
 
 
 def refuse_lost_zeros(source: SourceTable, codes: pl.DataFrame, max_share: float) -> None:
@@ -334,17 +335,12 @@ def _reject_repeated(source: SourceTable, rows: pl.DataFrame, key: str) -> tuple
 
 def _reject_repeated_codes(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Diagnoses in the order of their schema, without the repetitions of a code in an admission."""
-    ordered = rows.select(
-        RECORD,
-        "code",
-        "changed",
-        "unlisted",
-        "rank",
-        pl.col("hadm").alias("hadm_id"),
-        pl.col("place").cast(pl.Int32, strict=False).alias("position"),
-        pl.lit("icd9").alias("system"),
-    ).sort("hadm_id", "position", "rank", RECORD, nulls_last=True)
-    # An admission below 2^40 and a code's rank below 2^20 fit one integer, which hashes faster than two.
-    first = ordered.select((pl.col("hadm_id") * 2**20 + pl.col("rank")).is_first_distinct()).to_series()
+    # Two integers instead of four columns: a code's rank is below 2^20, a missing position is last,
+    # and rows come in the order of their records, which a stable sort keeps.
+    priority = pl.col("position").cast(pl.Int64).fill_null(2**31) * 2**20 + pl.col("rank")
+    order = np.lexsort((rows.select(priority).to_series().to_numpy(), rows["hadm"].to_numpy()))
+    ordered = rows.select("hadm", "position", "rank", RECORD, "place")[order]
+    # An admission is below 2^40, so that it and the rank fit one integer.
+    first = ordered.select((pl.col("hadm") * 2**20 + pl.col("rank")).is_first_distinct()).to_series()
     repeated = ordered.filter(~first).select(RECORD, reason=pl.lit("code repeated in its admission"))
-    return ordered.filter(first), repeated
+    return ordered.filter(first).rename({"hadm": "hadm_id"}), repeated
