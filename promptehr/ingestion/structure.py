@@ -84,8 +84,8 @@ def body(path: Path, content: bytes, start: int, columns: int) -> Body:
                 raise InputError(f"{path}: record {number} opens a quote that nothing closes; close it")
             size *= 2
             continue
-        _check_ragged(path, marks, columns, records)
         _check_cr(path, marks, records)
+        _check_ragged(path, marks, columns, records)
         inside.append(place + marks.inside)
         records += len(marks.ends)
         place += int(marks.ends[-1]) + 1
