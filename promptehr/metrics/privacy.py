@@ -116,7 +116,8 @@ def distances(
 
     `closer_to_train` is the share of synthetic patients nearer to a training than to a held-out
     patient, ties one half, with a 95 % interval over synthetic patients: 0.5 if nothing leaks,
-    1 for copies of the drawn training patients, between them for copies of others too. `held_out_to_train` is what distances between real patients are.
+    1 for copies of the drawn training patients, between
+    them for copies of others too. `held_out_to_train` is what distances between real patients are.
     """
     generator = np.random.default_rng(seed)
     size = min(len(train), len(held_out))

@@ -1,0 +1,158 @@
+"""Privacy numbers against values computed by hand, and attacks against planted publishers."""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from promptehr.metrics.controls import doubt
+from promptehr.metrics.incidence import catalogue
+from promptehr.metrics.membership import p_value, rates
+from promptehr.metrics.neighbours import nearest
+from promptehr.metrics.privacy import adversarial_accuracy, distances, gate, privacy
+from promptehr.metrics.records import Records, copies
+from tests.record_builders import cohort, frame, patient
+
+CODES = [str(code) for code in range(4000, 4300)]
+
+
+def records(*frames: pl.DataFrame, min_codes: int = 1) -> list[Records]:
+    codes = catalogue(*frames)
+    return [Records.from_frame(one, codes, min_codes=min_codes) for one in frames]
+
+
+def test_nearest_is_the_jaccard_distance_of_code_sets() -> None:
+    ours = frame(patient(["A", "B"]), patient(["A"], ["A"]), patient(["D"]))
+    queries, references = records(ours, frame(patient(["A"], ["B", "C"]), patient(["E"])))
+    assert nearest(queries.ever, references.ever).tolist() == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+def test_a_patient_is_not_its_own_neighbour_but_its_twin_is() -> None:
+    (twins,) = records(frame(patient(["A", "B"]), patient(["B"], ["A"]), patient(["A"])))
+    assert nearest(twins.ever, twins.ever, itself=True).tolist() == [0.0, 0.0, 0.5]
+
+
+def test_copies_have_the_same_visits_in_whatever_order_of_codes() -> None:
+    train = frame(patient(["A", "B"], ["C"]), patient(["D"]))
+    synthetic = frame(
+        patient(["B", "A"], ["C"], gender="F", age=3.0),
+        patient(["C"], ["A", "B"]),
+        patient(["A", "B", "C"]),
+        patient(["D"]),
+    )
+    found = copies(*records(synthetic, train, frame(patient(["X", "Y", "Z"])), min_codes=3))
+    assert found["synthetic"] == {"records": 3, "copies": 1, "share": 1 / 3}
+    assert found["held_out"] == {"records": 1, "copies": 0, "share": 0.0}
+    assert found["excess"] == 1 / 3
+
+
+def test_copies_without_long_records_are_null_with_the_reason() -> None:
+    short = frame(patient(["A"]))
+    found = copies(*records(short, short, short, min_codes=2))
+    assert (found["excess"], found["alarm"], found["synthetic"]["share"]) == (None, None, None)
+    assert found["reason"] == "no record with codes enough among the synthetic or the held-out ones"
+
+
+def test_auc_and_tpr_of_three_members_and_three_others() -> None:
+    # 8.5 of 9 pairs; two of three members lie before the first other, then 0.01 x 3 of the next.
+    auc, tpr = rates(np.array([0.0, 0.0, 0.5]), np.array([0.5, 1.0, 1.0]))
+    assert auc == pytest.approx(8.5 / 9)
+    assert tpr == pytest.approx(2 / 3 + 0.03 / 3)
+
+
+def test_equal_distances_tell_nothing() -> None:
+    assert rates(np.full(5, 0.3), np.full(5, 0.3)) == pytest.approx((0.5, 0.01))
+
+
+def test_distance_zero_counts() -> None:
+    assert rates(np.zeros(5), np.ones(5)) == (1.0, 1.0)
+
+
+def test_p_value_is_small_for_members_found_and_one_for_members_hidden() -> None:
+    near, far = np.linspace(0.0, 0.4, 50), np.linspace(0.5, 1.0, 50)
+    generator = np.random.default_rng(1)
+    assert p_value(near, far, resamples=99, generator=generator) == 0.01
+    assert p_value(far, near, resamples=99, generator=generator) == 1.0
+
+
+def test_adversarial_accuracy_of_copies() -> None:
+    train, held_out = frame(patient(["A"]), patient(["B"])), frame(patient(["C"]), patient(["D"]))
+    found = adversarial_accuracy(*records(train, train, held_out), resamples=100, seed=1)
+    assert {name: found[name]["value"] for name in ("train", "held_out", "privacy_loss")} == {
+        "train": 0.0,
+        "held_out": 0.5,
+        "privacy_loss": 0.5,
+    }
+
+
+def test_nearest_neighbours_of_copies_are_training_patients() -> None:
+    train, held_out = frame(patient(["A"]), patient(["B"])), frame(patient(["A", "C"]), patient(["D"]))
+    found = distances(*records(train, train, held_out), resamples=100, seed=1)
+    assert found["closer_to_train"]["value"] == 1.0
+    assert (found["synthetic_to_train"]["mean"], found["synthetic_to_held_out"]["mean"]) == (0.0, 0.75)
+    assert found["held_out_to_train"]["mean"] == 0.75
+
+
+TRAIN, HELD_OUT = cohort(800, 1, CODES), cohort(400, 2, CODES, first_id=5000)
+PUBLISHERS = {
+    "honest": (cohort(800, 3, CODES), True),
+    "held-out": (HELD_OUT.sample(800, with_replacement=True, seed=1), True),
+    "memoriser": (TRAIN, False),
+    "copies of 5 %": (pl.concat([TRAIN.head(40), cohort(760, 3, CODES)]), False),
+}
+
+
+def judged(synthetic: pl.DataFrame, **changes: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"min_members": 100, "resamples": 100, "seed": 1, **changes}
+    return privacy(*records(synthetic, TRAIN, HELD_OUT, min_codes=5), **options)
+
+
+@pytest.mark.parametrize("publisher", PUBLISHERS)
+def test_the_gate_stops_copiers_and_no_one_else(publisher: str) -> None:
+    synthetic, passes = PUBLISHERS[publisher]
+    found = judged(synthetic)
+    assert found["gate"]["passed"] is passes
+    assert found["planted"]["controls"]["0"]["flagged"] <= 2
+    assert [found["planted"]["controls"][share]["flagged"] for share in ("0.05", "1")] == [20, 20]
+
+
+def test_too_few_members_leave_the_gate_open_with_the_reason() -> None:
+    found = judged(PUBLISHERS["honest"][0], min_members=1000)
+    assert found["membership"]["auc"] is None
+    assert found["planted"]["controls"] is None
+    assert found["gate"]["passed"] is None
+    assert found["gate"]["reason"] == "400 members and non-members with codes enough, 1000 are needed"
+
+
+def test_copies_fail_the_gate_even_with_too_few_members() -> None:
+    assert judged(TRAIN, min_members=1000)["gate"]["passed"] is False
+
+
+def controls_with(**flagged: int) -> dict[str, Any]:
+    shares = {"honest": "0", "five": "0.05", "all": "1"}
+    counts = {"honest": 0, "five": 20, "all": 20, **flagged}
+    return {shares[name]: {"repeats": 20, "flagged": count} for name, count in counts.items()}
+
+
+@pytest.mark.parametrize(
+    ("flagged", "reason"),
+    [
+        ({"honest": 3}, "the attacks flag an honest publisher in 3 of 20 repeats"),
+        (
+            {"five": 17},
+            "the attacks flag a publisher that copies 5 % of the training records in 17 of 20 repeats",
+        ),
+        ({"all": 19}, "the attacks flag a publisher of the training records in 19 of 20 repeats"),
+    ],
+)
+def test_attacks_that_miss_their_controls_judge_no_one(flagged: dict[str, int], reason: str) -> None:
+    planted = {"controls": controls_with(**flagged)}
+    quiet = {"alarm": False}
+    assert doubt(planted["controls"]) == reason
+    assert (gate(quiet, quiet, planted)["passed"], gate(quiet, quiet, planted)["reason"]) == (None, reason)
+
+
+def test_sound_controls_leave_no_doubt() -> None:
+    assert doubt(controls_with()) is None
+    assert gate({"alarm": False}, {"alarm": True}, {"controls": controls_with()})["passed"] is False
