@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from promptehr.metrics import bootstrap
-from promptehr.metrics.incidence import Floats
+from promptehr.metrics.incidence import Floats, Ints
 
 FPR = 0.01
 
@@ -24,51 +24,65 @@ def attack(members: Floats, others: Floats, *, resamples: int, seed: int) -> dic
     non-members are alike.
     """
     generator = np.random.default_rng(seed)
-    measured = rates(members, others)
-    drawn = np.array(
-        [
-            rates(generator.choice(members, len(members)), generator.choice(others, len(others)))
-            for _ in range(resamples)
-        ]
-    )
+    caught, accused = _at_each_distance(members, others)
+    auc, tpr = _rates(caught, accused)
+    drawn = [
+        _rates(*(generator.multinomial(side.sum(), side / side.sum(), count) for side in (caught, accused)))
+        for count in bootstrap.blocks(resamples)
+    ]
+    aucs, tprs = np.concatenate(drawn, axis=1)
     return {
         "members": len(members),
         "non_members": len(others),
-        "auc": measured[0],
-        "auc_interval": bootstrap.interval(drawn[:, 0]),
-        "tpr_at_1_percent_fpr": measured[1],
-        "tpr_interval": bootstrap.interval(drawn[:, 1]),
+        "auc": float(auc),
+        "auc_interval": bootstrap.interval(aucs),
+        "tpr_at_1_percent_fpr": float(tpr),
+        "tpr_interval": bootstrap.interval(tprs),
         "p_value": p_value(members, others, resamples=resamples, generator=generator),
     }
 
 
 def p_value(members: Floats, others: Floats, *, resamples: int, generator: np.random.Generator) -> float:
     """Permutation p-value of the TPR at 1 % FPR."""
-    measured = rates(members, others)[1]
-    levels, place = np.unique(np.concatenate([members, others]), return_inverse=True)
-    as_high = 1
-    for _ in range(resamples):
-        shuffled = generator.permutation(place)
-        caught = np.bincount(shuffled[: len(members)], minlength=len(levels))
-        accused = np.bincount(shuffled[len(members) :], minlength=len(levels))
-        as_high += _rates(caught, accused)[1] >= measured
-    return as_high / (resamples + 1)
+    caught, accused = _at_each_distance(members, others)
+    measured = _rates(caught, accused)[1]
+    # The last place of each distance in the order of all distances.
+    ends = np.cumsum(caught + accused) - 1
+    is_member = np.arange(len(members) + len(others)) < len(members)
+    as_high = 0
+    for count in bootstrap.blocks(resamples):
+        shuffled = generator.permuted(np.tile(is_member, (count, 1)), axis=1)
+        so_far = np.cumsum(shuffled, axis=1)[:, ends]
+        relabelled = np.diff(so_far, axis=1, prepend=0)
+        as_high += int((_rates(relabelled, caught + accused - relabelled)[1] >= measured).sum())
+    return (as_high + 1) / (resamples + 1)
 
 
 def rates(members: Floats, others: Floats) -> tuple[float, float]:
     """AUC and TPR at 1 % FPR."""
+    auc, tpr = _rates(*_at_each_distance(members, others))
+    return float(auc), float(tpr)
+
+
+def _at_each_distance(members: Floats, others: Floats) -> tuple[Ints, Ints]:
+    """[D] numbers of members and of non-members at each distance, nearest first."""
     levels, place = np.unique(np.concatenate([members, others]), return_inverse=True)
-    caught = np.bincount(place[: len(members)], minlength=len(levels))
-    accused = np.bincount(place[len(members) :], minlength=len(levels))
-    return _rates(caught, accused)
+    caught, accused = np.split(place, [len(members)])
+    return np.bincount(caught, minlength=len(levels)), np.bincount(accused, minlength=len(levels))
 
 
-def _rates(caught: Any, accused: Any) -> tuple[float, float]:
-    """From numbers of members and of non-members at each distance, nearest first."""
-    true_rate = np.concatenate([[0.0], np.cumsum(caught) / caught.sum()])
-    false_rate = np.concatenate([[0.0], np.cumsum(accused) / accused.sum()])
-    area = np.sum(np.diff(false_rate) * (true_rate[1:] + true_rate[:-1]) / 2)
+def _rates(caught: Ints, accused: Ints) -> tuple[Floats, Floats]:
+    """AUC and TPR at 1 % FPR from numbers [..., D] at each distance, nearest first."""
+    true_rate, false_rate = _rising(caught), _rising(accused)
+    area = (np.diff(false_rate) * (true_rate[..., 1:] + true_rate[..., :-1]) / 2).sum(axis=-1)
     # Where the curve rises straight up, the highest point at that false rate counts.
-    at = int(np.searchsorted(false_rate, FPR, side="right")) - 1
-    step = (FPR - false_rate[at]) / (false_rate[at + 1] - false_rate[at])
-    return float(area), float(true_rate[at] + step * (true_rate[at + 1] - true_rate[at]))
+    at = (false_rate <= FPR).sum(axis=-1, keepdims=True) - 1
+    low, high = (np.take_along_axis(false_rate, place, axis=-1) for place in (at, at + 1))
+    below, above = (np.take_along_axis(true_rate, place, axis=-1) for place in (at, at + 1))
+    return area, (below + (FPR - low) / (high - low) * (above - below))[..., 0]
+
+
+def _rising(counts: Ints) -> Floats:
+    """[..., D + 1] share of the counts up to each distance, from 0 to 1."""
+    so_far = np.cumsum(counts, axis=-1) / counts.sum(axis=-1, keepdims=True)
+    return np.concatenate([np.zeros_like(so_far[..., :1]), so_far], axis=-1)
