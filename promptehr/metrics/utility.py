@@ -7,12 +7,13 @@ patients' age and sex only). Knows groups of codes, not where they come from.
 
 A task asks whether the first visit has a code of its group, from sex, age and the visit's codes
 outside the group's CCS chapter, in which the group lies: otherwise the label were among the
-features. The penalty is L2 with C = 1 on 0/1 features and age / 100; the intercept is free.
+features. The penalty is L2 with C = 1 on 0/1 features and age / 100, and a hundredth of it on
+the squared intercept.
 
     AUROC  chance that a random positive scores above a random negative, ties one half: 0.5 by chance
     AUPRC  average precision, sum over score levels of (gain in recall) x precision: prevalence by chance
 
-Intervals are 95 %, over 1000 or so resamples of the test patients, the same for all tasks and models:
+Intervals are 95 %, over resamples of the test patients, the same for all tasks and models:
 they cover the sampling of the test set, not that of training or generation.
 """
 

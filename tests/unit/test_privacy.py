@@ -94,6 +94,13 @@ def test_nearest_neighbours_of_copies_are_training_patients() -> None:
     assert found["held_out_to_train"]["mean"] == 0.75
 
 
+def test_a_tie_between_training_and_held_out_counts_half() -> None:
+    train, held_out = frame(patient(["A"]), patient(["B"])), frame(patient(["A"]), patient(["C"]))
+    synthetic = frame(patient(["A"]), patient(["D"]), patient(["B"]), patient(["B", "C", "A"]))
+    found = distances(*records(synthetic, train, held_out), resamples=100, seed=1)
+    assert found["closer_to_train"]["value"] == (0.5 + 0.5 + 1.0 + 0.5) / 4
+
+
 TRAIN, HELD_OUT = cohort(800, 1, CODES), cohort(400, 2, CODES, first_id=5000)
 PUBLISHERS = {
     "honest": (cohort(800, 3, CODES), True),
