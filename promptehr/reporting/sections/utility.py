@@ -1,0 +1,90 @@
+"""Classifiers trained on synthetic patients and tested on real ones."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from promptehr.reporting.cells import Cell, count, with_interval, words
+from promptehr.reporting.reading import find, having, reason
+from promptehr.reporting.views import Section, Table
+
+TRAINED_ON = (
+    ("synthetic", "synthetic"),
+    ("real", "real"),
+    ("difference", "synthetic − real"),
+    ("baseline", "real, age and sex only"),
+)
+WHAT = (
+    "For each of the most frequent groups of chronic diagnoses, a logistic regression predicts from age,"
+    " sex and the codes outside the group's chapter whether the first visit has a code of the group. It is"
+    " trained on synthetic or on as many real patients, and tested on the same real test patients. AUROC"
+    " is 0.5 by chance; AUPRC is the share of positives by chance. Intervals, 95 %, cover the sampling of"
+    " the test patients, not that of training or generation: for these, run the experiment with further"
+    " seeds."
+)
+
+
+def section(content: Mapping[str, Any]) -> Section:
+    """Means over the tasks for each experiment, then each task."""
+    judged = having(content, "utility")
+    if not judged:
+        return Section("utility", "Utility", ("No experiment was evaluated.",))
+    title = "Utility: do classifiers learn from them?"
+    return Section("utility", title, (WHAT,), (_means(judged), _tasks(judged)))
+
+
+def mean(utility: Any, trained_on: str) -> Any:
+    """Mean AUROC over the tasks of classifiers trained on `real` or `synthetic` patients."""
+    return find(utility, "macro", trained_on, "auroc")
+
+
+def _means(judged: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            words(name if measure == "auroc" else ""),
+            words(measure.upper()),
+            *(_score(one, "macro", key, measure=measure) for key, _ in TRAINED_ON),
+        )
+        for name, one in judged.items()
+        for measure in ("auroc", "auprc")
+    )
+    tasks = ", ".join(f"{name} {count(find(one, 'macro', 'n_tasks')).text}" for name, one in judged.items())
+    caption = (
+        f"Mean over the tasks (number: {tasks}), by what the classifier was trained on. Good: synthetic"
+        " close to real, and well above what age and sex alone give."
+    )
+    return Table(caption, ("experiment", "measure", *(title for _, title in TRAINED_ON)), rows)
+
+
+def _tasks(judged: Mapping[str, Any]) -> Table:
+    first = next(iter(judged.values()))
+    groups = sorted(
+        {group for one in judged.values() for group in one["tasks"]},
+        key=lambda group: (-_positives(judged, group), group),
+    )
+    rows = tuple(
+        (
+            words(next(one["tasks"][group]["title"] for one in judged.values() if group in one["tasks"])),
+            count(find(first, "tasks", group, "positives", "test")),
+            _score(first, "tasks", group, "baseline"),
+            _score(first, "tasks", group, "real"),
+            *(_score(one, "tasks", group, "synthetic") for one in judged.values()),
+        )
+        for group in groups
+    )
+    caption = (
+        "AUROC of each task. Age and sex only, and trained on real, are those of the first experiment; the"
+        " columns after them are trained on the synthetic patients of each experiment."
+    )
+    head = ("group", "positives in test", "age and sex only", "real", *judged)
+    return Table(caption, head, rows)
+
+
+def _positives(judged: Mapping[str, Any], group: str) -> int:
+    """Most positives among real test patients; a masked number counts as none."""
+    found = [find(one, "tasks", group, "positives", "test") for one in judged.values()]
+    return max((number for number in found if isinstance(number, int)), default=0)
+
+
+def _score(utility: Mapping[str, Any], *keys: str, measure: str = "auroc") -> Cell:
+    found, why = find(utility, *keys), reason(utility, *keys)
+    return with_interval(find(found, measure), find(found, f"{measure}_interval"), why)

@@ -1,0 +1,288 @@
+"""The report: from the documents of all stages to one page and its numbers."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptehr import artifacts, schemas
+from promptehr.errors import ArtifactError
+from promptehr.reporting import cells, masking, reading
+from promptehr.reporting.content import Experiment, Material, assemble
+from promptehr.reporting.page import render
+from promptehr.reporting.sections import overview
+from promptehr.reporting.views import Table
+from promptehr.stages import report
+from tests import report_builders as build
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> report.Inputs:
+    """One results folder for all tests of this file; none of them changes it."""
+    return build.write_results(tmp_path_factory.mktemp("results"), build.settings())
+
+
+@pytest.fixture(scope="module")
+def made(inputs: report.Inputs, tmp_path_factory: pytest.TempPathFactory) -> report.Outputs:
+    """The page under the default settings."""
+    return run(inputs, tmp_path_factory.mktemp("report"))
+
+
+def run(inputs: report.Inputs, folder: Path, *assignments: str) -> report.Outputs:
+    outputs = report.Outputs(folder / "report.html", folder / "report.json")
+    report.run(inputs, outputs, build.settings(*assignments))
+    return outputs
+
+
+def numbers(outputs: report.Outputs) -> dict[str, Any]:
+    return artifacts.open_sealed(outputs.json, schemas.REPORT, "report", outputs.html)
+
+
+def material(*experiments: Experiment) -> Material:
+    return Material({}, build.vocabulary(build.patients(50, seed=1)), experiments)
+
+
+# --- the page ----------------------------------------------------------------------------------
+
+
+def test_page_fetches_nothing_and_runs_nothing(made: report.Outputs) -> None:
+    page = made.html.read_text()
+    assert "<script" not in page
+    assert "url(" not in page
+    targets = re.findall(r'(?:src|href)="([^"]{0,12})', page)
+    assert {target.partition(":")[0] if ":" in target else target[0] for target in targets} == {"data", "#"}
+
+
+def test_page_shows_nothing_that_its_numbers_lack(made: report.Outputs) -> None:
+    assert render(numbers(made)) == made.html.read_text()
+
+
+def test_same_inputs_give_the_same_bytes(inputs: report.Inputs, made: report.Outputs, tmp_path: Path) -> None:
+    again = run(inputs, tmp_path)
+    assert again.html.read_bytes() == made.html.read_bytes()
+    assert again.json.read_bytes() == made.json.read_bytes()
+
+
+def test_numbers_name_no_folder_and_no_time(inputs: report.Inputs, made: report.Outputs) -> None:
+    text = made.json.read_text()
+    assert str(inputs.vocabulary.parents[1]) not in text
+    assert "seconds" not in text
+
+
+def test_every_section_stands_on_the_page(made: report.Outputs) -> None:
+    page = made.html.read_text()
+    anchors = [
+        *("overview", "flow", "training", "likelihood", "fidelity"),
+        *("utility", "privacy", "patients", "origins"),
+    ]
+    assert re.findall(r'<section id="(\w+)">', page) == anchors
+    assert page.count("<figure>") == 3
+
+
+def test_title_is_text_and_not_markup(inputs: report.Inputs, tmp_path: Path) -> None:
+    page = run(inputs, tmp_path, 'report.title="<b>A & B"').html.read_text()
+    assert "<h1>&lt;b&gt;A &amp; B</h1>" in page
+
+
+def test_verdict_is_about_the_trained_experiment(made: report.Outputs) -> None:
+    verdict = overview.verdict_text(numbers(made))
+    assert verdict.startswith(
+        "Experiment base. Knowing only age, sex and ethnicity, the model predicts the codes of held-out"
+        " patients with a perplexity of 140, better than code frequencies by sex and age (230)."
+    )
+    assert "Privacy could not be judged: 24 members" in verdict
+
+
+def test_copier_fails_the_gate_on_the_page(made: report.Outputs) -> None:
+    assert "FAILED: copies" in made.html.read_text()
+
+
+def test_damaged_history_is_named(inputs: report.Inputs, tmp_path: Path) -> None:
+    broken = tmp_path / "base" / "history.jsonl"
+    artifacts.write_bytes(broken, b'{"epoch": 1}\n{')
+    with pytest.raises(ArtifactError, match=r"base/history\.jsonl: not readable as JSON lines; rerun train"):
+        run(replace(inputs, histories=(broken,)), tmp_path)
+
+
+# --- what is missing ---------------------------------------------------------------------------
+
+
+def test_experiment_without_a_model_has_no_likelihood_and_says_why(made: report.Outputs) -> None:
+    rows = overview.section(numbers(made)).views[0].rows
+    assert rows[1][:2] == (cells.words("memoriser"), cells.words("planted copier"))
+    assert rows[1][3] == cells.Cell("—", "only a trained model has a likelihood of its own")
+
+
+def test_null_is_a_dash_with_its_reason(made: report.Outputs) -> None:
+    page = made.html.read_text()
+    assert '<td class="n">—<sup>a</sup></td>' in page
+    assert "<li>the patients are not simulated</li>" in page
+
+
+def test_experiment_that_left_nothing_behind_is_shown_as_such() -> None:
+    page = render(assemble(material(Experiment("base", {})), build.settings(), {}))
+    assert "It has no trained model to score on held-out patients." in page
+    assert "<li>not evaluated for this experiment</li>" in page
+
+
+def test_reason_is_the_one_nearest_to_the_missing_value() -> None:
+    document = {"reason": "far", "a": {"reason": "near", "b": {"c": None}}}
+    assert reading.reason(document, "a", "b", "c") == "near"
+    assert reading.reason(document, "x") == "far"
+    assert reading.reason({}, "x") == "not among the evaluation's numbers"
+    assert reading.reason(None, "x") == "not evaluated for this experiment"
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def test_settings_come_from_the_seals_and_differ_by_experiment(made: report.Outputs) -> None:
+    settings = numbers(made)["settings"]
+    assert settings["experiments"]["base"]["generate.method"] == "model"
+    assert settings["experiments"]["memoriser"]["generate.method"] == "copy"
+    assert settings["all"]["records.seed"] == 1
+    assert settings["all"]["train.learning_rate"] == 1e-4
+
+
+# --- synthetic patients ------------------------------------------------------------------------
+
+
+def test_examples_have_titles(inputs: report.Inputs, tmp_path: Path) -> None:
+    examples = numbers(run(inputs, tmp_path, "report.examples=2"))["examples"]
+    assert (examples["experiment"], len(examples["patients"])) == ("base", 2)
+    first = examples["patients"][0]["visits"][0][0]
+    assert first == {"code": first["code"], "title": f"Title of {first['code']}"}
+
+
+def sealed(method: str) -> dict[str, Any]:
+    return {"key": {"settings": [f'generate.method="{method}"']}}
+
+
+def test_patients_of_a_copier_are_never_shown() -> None:
+    patient = {"gender": "F", "ethnicity": "WHITE", "age": 40.0, "visits": [["4019"]]}
+    copier = Experiment("memoriser", {"generate": sealed("copy")}, examples=(patient,))
+    assert assemble(material(copier), build.settings(), {})["examples"]["patients"] == []
+
+
+def test_flagged_patients_are_withheld_where_small_counts_are_masked() -> None:
+    patient = {"gender": "F", "ethnicity": "WHITE", "age": 40.0, "visits": [["4019"]]}
+    judged = {"privacy": build.flagged()}
+    one = Experiment("base", {"generate": sealed("model"), "evaluate_privacy": judged}, examples=(patient,))
+    shown, withheld = (
+        assemble(material(one), build.settings(f"report.small_counts={choice}"), {})["examples"]
+        for choice in ("show", "mask")
+    )
+    assert len(shown["patients"]) == 1
+    assert withheld == {
+        "experiment": "base",
+        "patients": [],
+        "reason": "withheld, for these patients resemble real ones: alarm by copies",
+    }
+
+
+# --- small counts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        ((), "shown"),
+        (('source.kind="mimic3"',), "masked"),
+        (('source.kind="mimic3"', "report.small_counts=show"), "shown"),
+        (("report.small_counts=mask",), "masked"),
+    ],
+)
+def test_small_counts_are_masked_unless_patients_are_simulated(
+    assignments: tuple[str, ...], expected: str
+) -> None:
+    assert assemble(material(), build.settings(*assignments), {})["small_counts"] == expected
+
+
+def test_masked_report_holds_no_small_count_of_real_patients(inputs: report.Inputs, tmp_path: Path) -> None:
+    outputs = run(inputs, tmp_path, "report.small_counts=mask")
+    content = numbers(outputs)
+    assert "&lt;11" in outputs.html.read_text()
+    fidelity = content["experiments"]["base"]["fidelity"]
+    real = [
+        *fidelity["prevalence"]["points"]["real"],
+        *fidelity["visits_per_patient"]["histogram"]["real"].values(),
+        *fidelity["codes_per_visit"]["histogram"]["real"].values(),
+        *(rates["real"]["affected"] for rates in fidelity["implausible"].values()),
+        *(
+            rows
+            for tables in content["flow"].values()
+            for table in tables.values()
+            for rows in table["rejected"].values()
+        ),
+    ]
+    assert cells.SMALL in real
+    assert [value for value in real if value != cells.SMALL and 0 < value < 11] == []
+
+
+def test_flow_with_a_small_count_is_rounded_to_tens() -> None:
+    tables = {"ingest": {"patients": build.account(5003, unreadable=7, twice=14)}}
+    assert masking.flow(tables)["ingest"]["patients"] == {
+        "rows_in": 5000,
+        "rows_kept": 4980,
+        "rejected": {"unreadable": "<11", "twice": 11},
+        "noted": {"age capped": 70},
+    }
+
+
+def test_flow_without_a_small_count_is_exact() -> None:
+    tables = {"ingest": {"patients": build.account(5003, twice=14)}}
+    assert masking.flow(tables) == tables
+
+
+def test_single_masked_length_takes_another_with_it() -> None:
+    assert masking.histogram({"1": 80, "2": 30, "3": 4}) == {"1": 80, "2": "<11", "3": "<11"}
+    assert masking.histogram({"1": 80, "3": 4, "4": 2}) == {"1": 80, "3": "<11", "4": "<11"}
+    assert masking.histogram({"1": 80, "2": 30}) == {"1": 80, "2": 30}
+
+
+def test_share_of_few_copies_is_masked_with_what_gives_it_away() -> None:
+    masked = masking.privacy(build.flagged())["copies"]
+    assert masked["held_out"] == {"records": 100, "copies": "<11", "share": None}
+    assert (masked["excess"], masked["interval"]) == (None, None)
+    assert masked["synthetic"] == {"records": 200, "copies": 90, "share": 0.45}
+
+
+# --- cells -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [
+        (cells.count(1234567), "1,234,567"),
+        (cells.count("<11"), "<11"),
+        (cells.decimal(-0.25), "−0.250"),
+        (cells.perplexity(1.1949), "1.19"),
+        (cells.perplexity(23.44), "23.4"),
+        (cells.perplexity(30216.7), "30,217"),
+        (cells.percent(0.1234), "12.3 %"),
+        (cells.interval([-0.5, 0.25]), "−0.500 to 0.250"),
+        (cells.with_interval(0.5, None), "0.500"),
+        (cells.with_interval(0.5, [0.4, 0.6]), "0.500 [0.400, 0.600]"),
+        (cells.with_percents(0.1, [0.05, 0.2]), "10.00 [5.00, 20.00] %"),
+        (cells.verdict(True), "passed"),
+        (cells.decimal(None, "because"), "—"),
+    ],
+)
+def test_cells_read_as_a_table_is_set(cell: cells.Cell, text: str) -> None:
+    assert cell.text == text
+
+
+def test_equal_notes_share_a_letter() -> None:
+    because, other = cells.Cell("—", "because"), cells.Cell("—", "other")
+    table = Table("", ("x", "y"), ((because, other), (because, cells.words("word"))))
+    assert table.notes == ("because", "other")
+    assert [table.mark(because), table.mark(other)] == ["a", "b"]
+    assert (table.numeric(0), Table("", ("x",), ((cells.words("word"),),)).numeric(0)) == (True, False)
+
+
+def test_content_of_the_page_is_plain_json(made: report.Outputs) -> None:
+    content = numbers(made)
+    assert json.loads(json.dumps(content)) == content
