@@ -34,10 +34,7 @@ def published(path: Path) -> Iterator[Path]:
     The folder is made if it is missing (0700); the file is 0600. A kill leaves at most a
     dot-file that nobody reads.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = _temporary(path)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -46,11 +43,26 @@ def published(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ArtifactError(
-            f"{path}: cannot be written ({error.strerror}); free or change the folder"
-        ) from error
+        raise _unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file beside `path`, after every missing folder above it is made private."""
+    try:
+        for folder in reversed(path.parents):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    os.close(handle)
+    return Path(name)
+
+
+def _unwritable(path: Path, error: OSError) -> ArtifactError:
+    return ArtifactError(f"{path}: cannot be written ({error.strerror}); free or change the folder")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -98,7 +110,7 @@ def read_table(path: Path, schema: schemas.Table, columns: Sequence[str] | None 
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow, schema)
             return file.read(columns=list(columns) if columns is not None else None).replace_schema_metadata()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: damaged Parquet file; delete it and rerun its stage") from error
 
 
@@ -115,8 +127,8 @@ def _metadata(schema: schemas.Table) -> dict[str, str]:
 
 def _check_schema(path: Path, found: pa.Schema, expected: schemas.Table) -> None:
     metadata = found.metadata or {}
-    name = metadata.get(b"promptehr.schema", b"none").decode()
-    version = metadata.get(b"promptehr.version", b"none").decode()
+    name = metadata.get(b"promptehr.schema", b"none").decode(errors="replace")
+    version = metadata.get(b"promptehr.version", b"none").decode(errors="replace")
     if (name, version) != (expected.name, str(expected.version)):
         raise ArtifactError(
             f"{path}: holds schema {name} version {version}, expected {expected.name}"

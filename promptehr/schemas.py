@@ -186,6 +186,11 @@ LEDGER = Document(
             "unit (patients, admissions, diagnoses, visits, codes): rows_in = rows_kept + sum(rejected);"
             " rejected {reason: rows}; noted {fact: rows kept all the same}",
         ),
+        ("splits", "of records: patients of train, valid and test"),
+        (
+            "ethnicity",
+            "of records: unmapped {text: admissions}, conflicts {groups named by one patient: patients}",
+        ),
     ),
 )
 
@@ -204,12 +209,14 @@ VOCABULARY = Document(
         ("special", "token: id of PAD BOS EOS <v> <\\v> END <mask> <unk>"),
         (
             "codes",
-            "list in id order from 6: code, patients (with it), occurrences, title (null: not in the ICD-9-CM list)",
+            "list in id order from 6: code, patients (with it), occurrences,"
+            " title (null: not in the ICD-9-CM list)",
         ),
         ("age", "mean and spread in years, patients"),
         (
             "demographics",
-            "joint table for sampling: gender, ethnicity, age_from, age_to (years, half open), patients",
+            "joint table for sampling: gender, ethnicity, age_from, age_to (years, half open; where equal,"
+            " that age alone), patients",
         ),
     ),
 )
