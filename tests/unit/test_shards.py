@@ -59,6 +59,7 @@ def index_of(out: Path) -> dict[str, Any]:
         (2 + 5 + 4 + 5, "newest", [3, 2]),
         (2 + 5 + 4 + 5, "oldest", [2, 4]),
         (2 + 6, "oldest", [4]),
+        (2 + 5 + 4, "newest", [3, 2]),
         (8, "newest", [3]),
     ],
 )
