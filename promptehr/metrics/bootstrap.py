@@ -64,7 +64,7 @@ def difference_draws(
 
     Each draw resamples the patients of the three cohorts independently and uses one and the same
     resample of the real ones on both sides of the difference: a resample has more sampling noise
-    than its cohort and shifts the statistic; in the difference that shift cancels.
+    than its cohort and shifts the statistic; in the difference most of that shift cancels.
 
     Args:
         statistic: From means per patient [R, F] of real and of other patients to [R, S].
@@ -93,6 +93,15 @@ def interval(draws: Floats) -> list[float] | None:
         return None
     low, high = np.percentile(draws, [2.5, 97.5])
     return [float(low), float(high)]
+
+
+def centred(draws: Floats, value: float) -> list[float] | None:
+    """`interval` of the draws, moved so that their mean is the value measured.
+
+    What shift remains in the draws says that they resample, not what the cohorts are: a ceiling
+    that has every code of the vocabulary loses some in each resample, a synthetic cohort fewer.
+    """
+    return interval(draws - draws.mean() + value)
 
 
 def number(value: Any) -> float | None:

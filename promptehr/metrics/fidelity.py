@@ -4,7 +4,7 @@ Turns three cohorts (real test patients as the truth, synthetic ones, and a ceil
 values. The ceiling is a draw of real training patients, as many as there are synthetic ones and
 without replacement; where training has fewer, all of them once, since repeating a patient adds
 no knowledge. Every number of the synthetic cohort stands beside the ceiling's, against the same
-real patients, with a 95 % interval of the difference (`bootstrap.difference_draws`).
+real patients, with a 95 % interval of the difference (`bootstrap.difference_draws`, `bootstrap.centred`).
 
 A *prevalence* is the share of patients who have a code at least once. *Agreement* of the
 prevalences r (real) and s (synthetic) of K codes is
@@ -149,7 +149,7 @@ def compared(
     difference = {
         name: {
             "value": bootstrap.number(values[place] - best[place]),
-            "interval": bootstrap.interval(drawn[:, place]),
+            "interval": bootstrap.centred(drawn[:, place], values[place] - best[place]),
         }
         for place, name in enumerate(names)
     }

@@ -145,6 +145,12 @@ def test_newcombe_interval_of_his_first_example() -> None:
     assert bootstrap.newcombe(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
 
 
+def test_a_centred_interval_is_moved_to_the_value() -> None:
+    # Draws 0 to 100 have mean 50, 2.5th percentile 2.5 and 97.5th 97.5.
+    assert bootstrap.centred(np.arange(101.0), 10.0) == pytest.approx([-37.5, 57.5])
+    assert bootstrap.centred(np.array([1.0, np.nan]), 1.0) is None
+
+
 def test_bootstrap_weights_draw_as_many_patients_as_there_are() -> None:
     drawn = bootstrap.weights(np.random.default_rng(1), 7, 5)
     assert drawn.shape == (5, 7)
