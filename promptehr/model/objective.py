@@ -26,8 +26,8 @@ from promptehr.settings import Corruption
 
 NOT_SCORED = -100
 
-# exp(-100) is 0 beside any probability in float32, and the number is exact in bfloat16's range.
-NEVER = -100.0
+# Its exponential is 0 in float32, exactly: a number on the way to 0 would make the arithmetic slow.
+NEVER = -1.0e4
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,10 @@ def _spans(ids: Tensor, codes: Tensor, corruption: Corruption, generator: torch.
     Spans start at each code with the rate that hides `span_share` of the codes of a long visit.
     """
     place = torch.arange(ids.shape[1], device=ids.device)
-    rate = -math.log1p(-min(corruption.span_share, 1 - 1e-6)) / corruption.span_mean
+    share, mean_length = corruption.span_share, corruption.span_mean
+    rate = math.inf if share == 1.0 else -math.log1p(-share) / mean_length
     starts = torch.rand(ids.shape, generator=generator, device=ids.device) < -math.expm1(-rate)
-    mean = torch.full(ids.shape, corruption.span_mean, device=ids.device)
+    mean = torch.full(ids.shape, mean_length, device=ids.device)
     length = torch.poisson(mean, generator=generator).long()
     visit_end = torch.where(ids == tokens.VISIT_END, place, ids.shape[1]).flip(1).cummin(1).values.flip(1)
     reach = torch.where(starts & codes, torch.minimum(place + length, visit_end), 0).cummax(1).values
