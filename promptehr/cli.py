@@ -114,7 +114,7 @@ def _parameter(
 def _file_parameter(name: str, use: str) -> inspect.Parameter:
     bare = name.rstrip("?*")
     if name.endswith("*"):
-        return _parameter(bare, list[Path], typer.Option(help=f"{use}; repeatable"))
+        return _parameter(bare, list[Path] | None, typer.Option(help=f"{use}; repeatable"), None)
     if name.endswith("?"):
         return _parameter(bare, Path | None, typer.Option(help=f"{use}; optional"), None)
     return _parameter(bare, Path, typer.Option(help=use))
@@ -138,7 +138,7 @@ def _assignments_argument(stage: Stage) -> Any:
 
 def _run_stage(stage: Stage, options: Mapping[str, Any]) -> None:
     _start_logging(options["log"])
-    settings = from_assignments(stage.name, options["assignments"])
+    settings = from_assignments(stage.name, options["assignments"] or ())
     module = importlib.import_module(stage.module)
     inputs = module.Inputs(**_files(stage.inputs, options))
     outputs = module.Outputs(**_files(stage.outputs, options))
@@ -151,8 +151,12 @@ def _run_stage(stage: Stage, options: Mapping[str, Any]) -> None:
 
 
 def _files(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    bare = [name.rstrip("?*") for name in names]
-    return {name: tuple(options[name]) if isinstance(options[name], list) else options[name] for name in bare}
+    """One path, None, or a tuple of paths for `name*`, by the name without its mark."""
+    files: dict[str, Any] = {}
+    for name in names:
+        bare = name.rstrip("?*")
+        files[bare] = tuple(options[bare] or ()) if name.endswith("*") else options[bare]
+    return files
 
 
 def _runtime(options: Mapping[str, Any]) -> Runtime:

@@ -166,3 +166,23 @@ def test_a_settings_file_that_is_wrong_says_where(
     status, line = error_of(["settings", "--configfile", str(file)], capsys)
     assert status == 2
     assert message in line
+
+
+def test_settings_need_not_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("train", "records-ledger", "vocabulary", "ledger")
+    files = [word for name in names for word in (f"--{name}", str(tmp_path / name))]
+    status, line = error_of(["vocabulary", *files, "--log", str(tmp_path / "log")], capsys)
+    assert (status, line) == (
+        2,
+        f"promptehr: {tmp_path / 'records-ledger'}: no such file; run the stage that writes it",
+    )
+
+
+def test_any_number_of_files_may_be_none() -> None:
+    paths = {"ledgers": None, "histories": [Path("a"), Path("b")], "model": None, "index": Path("c")}
+    assert cli._files(("ledgers*", "histories*", "model?", "index"), paths) == {
+        "ledgers": (),
+        "histories": (Path("a"), Path("b")),
+        "model": None,
+        "index": Path("c"),
+    }
