@@ -107,13 +107,16 @@ def write_results(folder: Path, ours: Settings, *, real: int = 160) -> report.In
     test, train = patients(real // 4, seed=1), patients(real, seed=2, first=10_000)
     words = folder / "vocabulary" / "vocabulary.json"
     artifacts.write_json(words, vocabulary(train), schemas.VOCABULARY)
+    tables = {
+        "ingest": {"patients": account(5000, unreadable=7), "diagnoses": account(61000)},
+        "records": {"patients": account(4993)},
+    }
     ledgers = [
-        _seal(folder / stage / "ledger.json", {"tables": tables}, stage, ours)
-        for stage, tables in {
-            "ingest": {"patients": account(5000, unreadable=7), "diagnoses": account(61000)},
-            "records": {"patients": account(4993)},
-        }.items()
+        _seal(folder / stage / "ledger.json", {"tables": units}, stage, ours)
+        for stage, units in tables.items()
     ]
+    planted = {"parameters": {}, "planted": {"patients": 5000, "diagnoses": 61000}}
+    ledgers.append(_seal(folder / "simulate" / "process.json", planted, "simulate", ours))
     history = folder / "train" / "base" / "history.jsonl"
     artifacts.write_bytes(history, "".join(json.dumps(epoch(n)) + "\n" for n in range(1, 6)).encode())
     trained = {"published": epoch(5), "parameters": 1_200_000, "epochs": 5}
@@ -158,7 +161,8 @@ def _evaluation(folder: Path, name: str, what: str, numbers: Mapping[str, Any], 
 
 
 def _seal(path: Path, content: Mapping[str, Any], stage: str, ours: Settings, *files: Path) -> Path:
-    kind = schemas.LEDGER if path.name == "ledger.json" else schemas.SUMMARY if files else schemas.EVALUATION
+    kinds = {"ledger": schemas.LEDGER, "process": schemas.PROCESS, "summary": schemas.SUMMARY}
+    kind = kinds.get(path.stem, schemas.EVALUATION)
     artifacts.write_sealed(path, content, kind, stage=stage, settings=ours, inputs={}, files=files)
     return path
 

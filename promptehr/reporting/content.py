@@ -66,6 +66,7 @@ def assemble(material: Material, settings: Settings, versions: Mapping[str, str]
         "source": settings.source.kind,
         "small_counts": "masked" if masked else "shown",
         "flow": masking.flow(flow) if masked else flow,
+        "planted": find(material.ledgers.get("simulate"), "planted"),
         "vocabulary": _vocabulary(material.vocabulary),
         "order": [one.name for one in material.experiments],
         "experiments": experiments,

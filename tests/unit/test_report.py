@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from promptehr import artifacts, schemas
+from promptehr import artifacts, cli, schemas
 from promptehr.errors import ArtifactError
 from promptehr.reporting import cells, masking, reading
 from promptehr.reporting.content import Experiment, Material, assemble
@@ -80,6 +80,10 @@ def test_every_section_stands_on_the_page(made: report.Outputs) -> None:
     ]
     assert re.findall(r'<section id="(\w+)">', page) == anchors
     assert page.count("<figure>") == 3
+
+
+def test_flow_begins_with_what_was_simulated(made: report.Outputs) -> None:
+    assert "<p>The simulator wrote 61,000 diagnoses, 5,000 patients.</p>" in made.html.read_text()
 
 
 def test_title_is_text_and_not_markup(inputs: report.Inputs, tmp_path: Path) -> None:
@@ -286,3 +290,26 @@ def test_equal_notes_share_a_letter() -> None:
 def test_content_of_the_page_is_plain_json(made: report.Outputs) -> None:
     content = numbers(made)
     assert json.loads(json.dumps(content)) == content
+
+
+# --- command line ------------------------------------------------------------------------------
+
+
+def test_experiments_without_a_model_have_no_history_and_still_a_report(
+    inputs: report.Inputs, tmp_path: Path
+) -> None:
+    listed = {"ledgers": inputs.ledgers, "vocabulary": (inputs.vocabulary,), "synthetics": inputs.synthetics}
+    own = {"summaries": inputs.summaries, "evaluations": inputs.evaluations}
+    files = {
+        name: [path for path in paths if "base" not in path.parts] for name, paths in (listed | own).items()
+    }
+    options = [word for name, paths in files.items() for path in paths for word in (f"--{name}", str(path))]
+    outputs = report.Outputs(tmp_path / "report.html", tmp_path / "report.json")
+    written = ["--html", str(outputs.html), "--json", str(outputs.json), "--log", str(tmp_path / "log")]
+    status = cli.run(["report", *options, *written, 'experiments=["memoriser"]'])
+    for handler in cli.logger.handlers:
+        handler.close()
+    cli.logger.handlers = []
+    assert status == 0
+    assert numbers(outputs)["order"] == ["memoriser"]
+    assert "No experiment trains a model." in outputs.html.read_text()

@@ -137,7 +137,10 @@ def everything():
     train, generate = "<results>/train/{name}", "<results>/generate/{name}"
     evaluate = "<results>/evaluate/{name}"
     return {
-        "ledgers": expand("<results>/{stage}/ledger.json", stage=stages),
+        "ledgers": [
+            *process().values(),
+            *expand("<results>/{stage}/ledger.json", stage=stages),
+        ],
         "vocabulary": "<results>/vocabulary/vocabulary.json",
         "histories": expand(f"{train}/history.jsonl", name=WITH_MODEL),
         "summaries": [

@@ -27,11 +27,15 @@ def _paragraphs(content: Mapping[str, Any]) -> tuple[str, ...]:
         f" Mean age at the first visit is {vocabulary['age_mean']:.1f} years, spread"
         f" {vocabulary['age_spread']:.1f}."
     )
+    planted = ", ".join(
+        f"{count(n).text} {what.replace('_', ' ')}" for what, n in (content["planted"] or {}).items()
+    )
+    source = (f"The simulator wrote {planted}.",) if planted else ()
     masked = (
         "Counts of real patients below 11 are shown as <11. Where one is, the other counts of this"
         " table are rounded to tens, so that no difference gives it away."
     )
-    return (cohort, masked) if content["small_counts"] == "masked" else (cohort,)
+    return (*source, cohort, *((masked,) if content["small_counts"] == "masked" else ()))
 
 
 def _rows(stage: str, unit: str, table: Mapping[str, Any]) -> list[tuple[Cell, ...]]:
