@@ -1,0 +1,30 @@
+"""Progress of long work: a bar on a terminal, else a line in the log now and then."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def steps(items: Iterable[T], *, total: int, what: str, every_s: float) -> Iterator[T]:
+    """The items, with their number shown while they are worked on.
+
+    Args:
+        items: What is worked on.
+        total: Number of items.
+        what: Their name, in the plural.
+        every_s: Seconds between lines of the log.
+    """
+    last = time.monotonic()
+    bar = tqdm(items, total=total, unit="", desc=what, disable=not sys.stderr.isatty(), leave=False)
+    for done, item in enumerate(bar, start=1):
+        yield item
+        if time.monotonic() - last >= every_s:
+            logger.info("%d of %d %s", done, total, what)
+            last = time.monotonic()
