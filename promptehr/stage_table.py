@@ -94,7 +94,7 @@ STAGES = (
     Stage(
         "evaluate_likelihood",
         "Score held-out patients under the model, its baselines and the known optimum.",
-        inputs=("model", "train_summary", *SHARDS, "process?"),
+        inputs=("model", "train_summary", *SHARDS, "process?", "test?", "records_ledger?"),
         outputs=("likelihood",),
         scope="experiment",
         runtime=True,

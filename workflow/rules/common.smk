@@ -127,8 +127,11 @@ def conditioning(wildcards):
 
 
 def process():
-    """The random process behind simulated patients, where there is one."""
-    return {"process": "<results>/simulate/process.json"} if SETTINGS.source.kind == "simulate" else {}
+    """The random process behind simulated patients and their true codes, where there is one."""
+    if SETTINGS.source.kind != "simulate":
+        return {}
+    truth = {name: path for name, path in records().items() if name in ("test", "records_ledger")}
+    return {"process": "<results>/simulate/process.json", **truth}
 
 
 def everything():

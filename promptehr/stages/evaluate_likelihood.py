@@ -1,0 +1,290 @@
+"""Held-out patients under the model, beside simple baselines and, if it is known, the optimum.
+
+The headline is the condition of generation, `prompt`: the encoder sees the demographics only. The
+conditions that show the answer are there to expose a model that copies. All distributions are
+over the same alphabet and score the same tokens of the test split.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from promptehr import artifacts, baselines, schemas, tokens
+from promptehr.errors import ArtifactError
+from promptehr.metrics import likelihood
+from promptehr.metrics.likelihood import Classes, Resamples, Scores
+from promptehr.model import device, load, scoring
+from promptehr.model.batches import TokenStore
+from promptehr.model.promptbart import PromptBartForConditionalGeneration
+from promptehr.settings import EvaluateLikelihood, Runtime, Settings
+from promptehr.simulation import likelihood as exact
+from promptehr.simulation.process import Process
+from promptehr.tokens import GENDERS, Cohort, Vocabulary
+
+logger = logging.getLogger(__name__)
+
+# Cohort settings under which the process still describes the records; others change it.
+PROCESS_HOLDS = ("records.seed", "records.split.", "records.age_cap", "shards.count", "shards.max_tokens")
+PROCESS_VALUES = {"records.min_age": "0.0", "records.min_visits": "1", "shards.drop": '"newest"'}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The model, the shards, and for simulated patients the truth."""
+
+    model: Path
+    train_summary: Path
+    index: Path
+    shards_ledger: Path
+    vocabulary: Path
+    vocabulary_ledger: Path
+    process: Path | None
+    test: Path | None
+    records_ledger: Path | None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The numbers."""
+
+    likelihood: Path
+
+
+@dataclass(frozen=True)
+class Known:
+    """Log-probabilities of the test tokens under the true process, or why there are none."""
+
+    scores: Scores | None
+    gain: Mapping[str, Any]
+    reason: str | None
+
+
+def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) -> None:
+    """Score the test split and publish."""
+    chosen = settings.evaluate_likelihood
+    vocabulary = open_inputs(inputs)
+    splits = {
+        s: Cohort.from_shards(artifacts.read_split(inputs.index, s)) for s in ("train", "valid", "test")
+    }
+    where = device.decide(runtime)
+    trained = load(inputs.model, where)
+    model = score_model(trained, splits["test"], vocabulary, where, chosen)
+    logger.info("model scored")
+    simple: dict[str, Scores] = {
+        name: Scores(fitted.log_probs(splits["test"]), Classes.of(splits["test"], vocabulary).named()["all"])
+        for name in baselines.NAMES
+        for fitted in [baselines.fit(name, splits["train"], splits["valid"], vocabulary)]
+    }
+    known = optimum(inputs, splits["test"], vocabulary)
+    content = evaluate(model, simple, known, splits["test"], vocabulary, chosen)
+    content["swap"] = swaps(trained, model["prompt"], splits["test"], vocabulary, where, chosen)
+    read = {name: path for name, path in vars(inputs).items() if path is not None and name != "model"}
+    artifacts.write_sealed(
+        outputs.likelihood,
+        {"likelihood": content},
+        schemas.EVALUATION,
+        stage="evaluate_likelihood",
+        settings=settings,
+        inputs=read,
+        files=[],
+    )
+    headline = content["conditions"]["prompt"]["codes"]["perplexity"]
+    logger.info("generation-condition code perplexity on test: %.1f", headline)
+
+
+def evaluate(
+    model: Mapping[str, Scores],
+    simple: Mapping[str, Scores],
+    known: Known,
+    test: Cohort,
+    vocabulary: Vocabulary,
+    settings: EvaluateLikelihood,
+) -> dict[str, Any]:
+    """All numbers from the scores of the model by condition, the baselines and the optimum."""
+    classes = Classes.of(test, vocabulary)
+    resamples = Resamples(len(test), resamples=settings.bootstrap, seed=settings.seed)
+    measured = {name: likelihood.measured(s, classes, test, resamples) for name, s in model.items()}
+    unknown = int((test.tokens == vocabulary.unknown).sum())
+    return {
+        "headline": "prompt",
+        "conditions": measured,
+        "baselines": {name: likelihood.measured(s, classes, test, resamples) for name, s in simple.items()},
+        "optimum": _optimum(known, classes, test, resamples),
+        "gap_closed": _gap_closed(model, simple, known, classes, test, resamples),
+        "leak": _leak(model["prompt"], known, classes, test),
+        "available_gain": known.gain or {"reason": known.reason},
+        "unknown_share": unknown / (unknown + int(classes.codes.sum())),
+        "patients": len(test),
+    }
+
+
+# --- model -------------------------------------------------------------------------------------
+
+
+def open_inputs(inputs: Inputs) -> Vocabulary:
+    """The vocabulary, after all inputs were compared with their seals."""
+    if not inputs.model.is_dir():
+        raise ArtifactError(f"{inputs.model}: no model folder; run train")
+    artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
+    artifacts.open_sealed(inputs.shards_ledger, schemas.LEDGER, "shards", inputs.index)
+    files = [path for path in sorted(inputs.model.iterdir()) if path.is_file()]
+    artifacts.open_sealed(inputs.train_summary, schemas.SUMMARY, "train", *files)
+    return Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
+
+
+def score_model(
+    trained: PromptBartForConditionalGeneration,
+    cohort: Cohort,
+    vocabulary: Vocabulary,
+    where: torch.device,
+    settings: EvaluateLikelihood,
+) -> dict[str, Scores]:
+    """Scores under every condition."""
+    store = TokenStore.from_cohort(cohort, where, vocabulary_size=vocabulary.size)
+    return {
+        name: scoring.score(
+            trained, cohort, store, name, batch_tokens=settings.batch_tokens, seed=settings.seed
+        )
+        for name in scoring.CONDITIONS
+    }
+
+
+def swaps(
+    trained: PromptBartForConditionalGeneration,
+    honest: Scores,
+    cohort: Cohort,
+    vocabulary: Vocabulary,
+    where: torch.device,
+    settings: EvaluateLikelihood,
+) -> dict[str, Any]:
+    """Rise of the NLL in nats per patient when one prompt is another person's.
+
+    The sex is the other one; age and ethnicity are those of another patient, drawn by a
+    permutation. 0 for a model that ignores the feature; the more the model relies on it, the higher.
+    """
+    rng = np.random.default_rng(settings.seed)
+    other = rng.permutation(len(cohort))
+    flipped = np.where(cohort.gender_id < 2, 1 - cohort.gender_id, cohort.gender_id)
+    changed = {
+        "gender": replace(cohort, gender_id=flipped),
+        "ethnicity": replace(cohort, ethnicity_id=cohort.ethnicity_id[other]),
+        "age": replace(cohort, age_z=cohort.age_z[other]),
+    }
+    inside = Classes.of(cohort, vocabulary).named()["all"]
+    resamples = Resamples(len(cohort), resamples=settings.bootstrap, seed=settings.seed)
+    found = {}
+    for name, strangers in changed.items():
+        store = TokenStore.from_cohort(strangers, where, vocabulary_size=vocabulary.size)
+        scores = scoring.score(
+            trained, strangers, store, "prompt", batch_tokens=settings.batch_tokens, seed=settings.seed
+        )
+        found[name] = likelihood.difference(scores, honest, inside, cohort, resamples)
+    return found
+
+
+# --- optimum -----------------------------------------------------------------------------------
+
+
+def optimum(inputs: Inputs, test: Cohort, vocabulary: Vocabulary) -> Known:
+    """Exact log-probabilities of the test tokens, where the process and the true codes are known."""
+    if inputs.process is None or inputs.test is None or inputs.records_ledger is None:
+        return Known(None, {}, "the source is not simulated: no true process is known")
+    sealed = artifacts.open_sealed(inputs.records_ledger, schemas.LEDGER, "records", inputs.test)
+    shards = artifacts.read_json(inputs.shards_ledger, schemas.LEDGER)
+    other = changed_process([*sealed["key"]["settings"], *shards["key"]["settings"]])
+    if other:
+        return Known(None, {}, f"{other} changes the process, so that its optimum is not known")
+    if (test.gender_id >= 2).any():
+        return Known(None, {}, "patients of unknown sex are not part of the process")
+    process = Process.from_document(artifacts.read_json(inputs.process, schemas.PROCESS)["parameters"])
+    visits = artifacts.read_table(inputs.test, schemas.RECORDS, ["subject_id", "visits"])
+    histories = true_histories(process, test, vocabulary, visits)
+    alphabet = np.isin(process.codes, vocabulary.codes)
+    log_prob = np.zeros(len(test.tokens))
+    log_prob[test.tokens != tokens.BOS] = exact.log_probs(process, histories, alphabet)
+    gain = {
+        name: {"mean": float(values.mean()), "standard_error": float(values.std() / np.sqrt(len(values)))}
+        for name, values in exact.conditioning_gain(process, histories).items()
+    }
+    return Known(Scores(log_prob, Classes.of(test, vocabulary).named()["all"]), gain, None)
+
+
+def changed_process(settings: list[str]) -> str | None:
+    """The first cohort setting under which records no longer follow the process."""
+    for text in settings:
+        name, _, value = text.partition("=")
+        if not name.startswith(PROCESS_HOLDS) and PROCESS_VALUES.get(name) != value:
+            return text
+    return None
+
+
+def true_histories(
+    process: Process, test: Cohort, vocabulary: Vocabulary, records: pa.Table
+) -> exact.Histories:
+    """The test patients with the codes that stand behind <unk>, truncated as their tokens are."""
+    kept = records.filter(pc.is_in(records["subject_id"], pa.array(test.subject_id)))
+    kept = kept.sort_by("subject_id")
+    starts = np.flatnonzero(test.tokens == tokens.VISIT)
+    ends = np.flatnonzero(test.tokens == tokens.VISIT_END)
+    visits = np.diff(np.searchsorted(starts, test.offsets))
+    lengths = ends - starts - 1
+    place = {code: number for number, code in enumerate(process.codes)}
+    rows = kept["visits"].to_pylist()
+    codes, visit = [], 0
+    for record, count in zip(rows, visits, strict=True):
+        for truth in record[:count]:
+            codes += [place[code] for code in truth[: lengths[visit]]]
+            visit += 1
+    return exact.Histories(
+        band=process.band_of(np.maximum(vocabulary.age(test.age_z), 0)),
+        female=(test.gender_id == GENDERS.index("F")).astype(np.int64),
+        ethnicity=test.ethnicity_id,
+        visits=visits,
+        lengths=lengths,
+        codes=np.array(codes, dtype=np.int64),
+    )
+
+
+def _optimum(known: Known, classes: Classes, test: Cohort, resamples: Resamples) -> dict[str, Any]:
+    if known.scores is None:
+        empty = {"nll": None, "perplexity": None, "reason": known.reason}
+        return {name: {"codes": empty} for name in ("prompt", "history")}
+    later = replace(known.scores, scored=known.scores.scored & likelihood.later_visits(test))
+    return {
+        "prompt": likelihood.measured(known.scores, classes, test, resamples),
+        "history": likelihood.measured(later, classes, test, resamples),
+    }
+
+
+def _gap_closed(
+    model: Mapping[str, Scores],
+    simple: Mapping[str, Scores],
+    known: Known,
+    classes: Classes,
+    test: Cohort,
+    resamples: Resamples,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in ("prompt", "history"):
+        inside = classes.codes & model[name].scored
+        if known.scores is None or not inside.any():
+            reason = known.reason or "no code is scored under this condition"
+            found[name] = {"value": None, "interval": None, "reason": reason}
+        else:
+            found[name] = likelihood.gap_closed(
+                model[name], simple["demographic_unigram"], known.scores, inside, test, resamples
+            )
+    return found
+
+
+def _leak(prompt: Scores, known: Known, classes: Classes, test: Cohort) -> dict[str, Any]:
+    if known.scores is None:
+        return {"alarm": None, "reason": known.reason}
+    return likelihood.leak_alarm(prompt, known.scores, classes.named()["all"], test)
