@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -118,8 +119,10 @@ class Checkpoints:
         try:
             tensors = torch.load(path / TENSORS, map_location="cpu", weights_only=True)
             weights = safetensors.torch.load_file(path / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise ArtifactError(f"{path}: cannot be read ({error}); check the file system") from error
+        except (OSError, SafetensorError, pickle.UnpicklingError) as error:
+            raise ArtifactError(
+                f"{path}: cannot be read ({type(error).__name__}); delete it, the one before is used then"
+            ) from error
         return Saved(values["step"], weights, tensors, values["values"], values["origin"])
 
     def _publish(self, name: str, writers: Mapping[str, Callable[[Path], object]]) -> None:

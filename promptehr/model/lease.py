@@ -25,13 +25,15 @@ class Lease:
     """A held lease; call `beat` often, it writes at most every HEARTBEAT_S seconds."""
 
     def __init__(self, file: TextIO):
-        self._file, self._last = file, 0.0
+        self._file = file
+        self._last: float | None = None
 
     def beat(self) -> None:
         """Say that the holder lives."""
-        if time.monotonic() - self._last < HEARTBEAT_S and self._last:
+        tick = time.monotonic()
+        if self._last is not None and tick - self._last < HEARTBEAT_S:
             return
-        self._last = time.monotonic()
+        self._last = tick
         content = {
             "host": socket.gethostname(),
             "pid": os.getpid(),

@@ -1,0 +1,299 @@
+"""Checkpoints: whole or skipped, pruned to the last ones and what they need, one owner at a time."""
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from promptehr.errors import ArtifactError, BusyError
+from promptehr.model import checkpoint, lease, signals
+from promptehr.model.checkpoint import Checkpoints, Saved
+
+KEY = {"settings": ["train.seed=1"], "data": {"index": "a"}, "code": {"promptehr.model.loop": "b"}}
+
+
+def saved(step: int, *, needs: tuple[int, ...] = ()) -> Saved:
+    """A state whose every number tells its step."""
+    return Saved(
+        step=step,
+        weights={"w": torch.full((2, 3), float(step)), "bias": torch.zeros(1)},
+        tensors={
+            "optimizer": {"state": {0: {"m": torch.full((2,), step / 7)}}, "param_groups": [{"lr": 0.1}]}
+        },
+        values={"best_step": None, "history": [{"epoch": 1, "nll": 0.1 + 0.2}], "needs": list(needs)},
+        origin={"device": "cpu"},
+    )
+
+
+def plain(state: Saved) -> dict[str, Any]:
+    return {
+        "step": state.step,
+        "weights": {name: tensor.tolist() for name, tensor in state.weights.items()},
+        "m": state.tensors["optimizer"]["state"][0]["m"].tolist(),
+        "groups": state.tensors["optimizer"]["param_groups"],
+        "values": dict(state.values),
+        "origin": dict(state.origin),
+    }
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_comes_back_to_the_bit(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(saved(12))
+    found = checkpoints.newest(at_most=12)
+    assert found is not None
+    assert plain(found) == plain(saved(12))
+    assert plain(checkpoints.named("step-00000012")) == plain(saved(12))
+
+
+def test_the_newest_within_the_limit_is_found(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert checkpoints.newest(at_most=99) is None
+    for step in (5, 10, 15):
+        checkpoints.save(saved(step))
+    assert [getattr(checkpoints.newest(at_most=most), "step", None) for most in (99, 14, 4)] == [15, 10, None]
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "state.pt", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "empty"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(saved(5))
+    checkpoints.save(saved(10))
+    path = tmp_path / "step-00000010" / file
+    content = path.read_bytes()
+    flipped = bytes([*content[:40], content[40] ^ 4, *content[41:]])
+    damaged = {"flip": flipped, "cut": content[:-1], "empty": b"", "remove": b""}[damage]
+    path.write_bytes(damaged)
+    if damage == "remove":
+        path.unlink()
+    found = checkpoints.newest(at_most=99)
+    is_blank = file == "manifest.json" and damage == "cut"  # only the newline at the end is gone
+    assert (found.step if found else None) == (10 if is_blank else 5)
+    assert ("step-00000010: skipped" in caplog.text) != is_blank
+
+
+def test_without_a_whole_one_there_is_none(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, keep=3).save(saved(5))
+    (tmp_path / "step-00000005" / "state.pt").write_bytes(b"")
+    assert Checkpoints(tmp_path, keep=3).newest(at_most=9) is None
+
+
+def test_a_checkpoint_whose_best_weights_are_gone_is_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(saved(5))
+    checkpoints.save_weights(8, saved(8).weights)
+    checkpoints.save(saved(10, needs=(8,)))
+    (tmp_path / "weights-00000008" / "model.safetensors").unlink()
+    found = checkpoints.newest(at_most=99)
+    assert found is not None
+    assert found.step == 5
+    assert "the weights of step 8 that it needs are gone" in caplog.text
+
+
+def test_keeps_the_last_ones_and_the_weights_they_need(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step, needs in ((5, ()), (10, (7,)), (15, (7,)), (20, (17,))):
+        for needed in needs:
+            checkpoints.save_weights(needed, saved(needed).weights)
+        checkpoints.save(saved(step, needs=needs))
+    assert names(tmp_path) == ["step-00000015", "step-00000020", "weights-00000007", "weights-00000017"]
+    weights = checkpoints.weights(7)
+    assert weights is not None
+    assert weights["w"].tolist() == [[7.0] * 3] * 2
+    assert checkpoints.weights(10) is None
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    (tmp_path / ".step-00000005").mkdir()  # left by a kill
+    checkpoints.save(saved(5))
+    checkpoints.save(saved(5))
+    assert names(tmp_path) == ["step-00000005"]
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    Checkpoints(tmp_path / "new", keep=1).save(saved(5))
+    folder = tmp_path / "new" / "step-00000005"
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder.parent)] == [0o700, 0o700]
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(saved(5))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ArtifactError, match=r"step-00000010: cannot be written \(No space left"):
+        checkpoints.save(saved(10))
+    found = checkpoints.newest(at_most=99)
+    assert found is not None
+    assert found.step == 5
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, ("exit 1",))
+
+    Checkpoints(tmp_path, keep=1).save(saved(5))
+    path = tmp_path / "step-00000005"
+    torch.save({"optimizer": Evil()}, path / "state.pt")
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    manifest["state.pt"] = checkpoint.artifacts.sha256(path / "state.pt")
+    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(ArtifactError, match="step-00000005: cannot be read"):
+        Checkpoints(tmp_path, keep=1).newest(at_most=9)
+
+
+# --- weights -----------------------------------------------------------------------------------
+
+
+def test_weights_of_tied_tensors_are_saved_once_and_restored() -> None:
+    model, other = tied(1), tied(2)
+    weights = checkpoint.weights_of(model)
+    assert sorted(weights) == ["0.weight"]
+    checkpoint.restore_weights(other, weights)
+    assert torch.equal(other[1].weight, model[0].weight)
+
+
+def test_saved_weights_do_not_follow_the_model() -> None:
+    model = tied(1)
+    weights = checkpoint.weights_of(model)
+    before = weights["0.weight"].clone()
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    assert torch.equal(weights["0.weight"], before)
+
+
+def test_weights_of_another_model_are_refused_by_name() -> None:
+    with pytest.raises(ArtifactError, match=r"0\.bias is on one side only"):
+        checkpoint.restore_weights(nn.Sequential(nn.Linear(2, 2)), {"0.weight": torch.zeros(2, 2)})
+
+
+def tied(seed: int) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    return model
+
+
+# --- the run's own -----------------------------------------------------------------------------
+
+
+def test_the_same_key_keeps_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint.claim(tmp_path, KEY)
+    Checkpoints(tmp_path, keep=1).save(saved(5))
+    checkpoint.claim(tmp_path, KEY)
+    assert names(tmp_path) == ["key.json", "step-00000005"]
+    assert caplog.text == ""
+
+
+def test_another_key_moves_the_old_run_aside_and_names_what_differs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.claim(tmp_path, KEY)
+    Checkpoints(tmp_path, keep=1).save(saved(5))
+    other = {
+        "settings": ["train.seed=2"],
+        "data": {"index": "z"},
+        "code": {"promptehr.model.loop": "b", "promptehr.model.new": "c"},
+    }
+    checkpoint.claim(tmp_path, other)
+    assert "a run with other index, promptehr.model.new, train.seed; moved to superseded-" in caplog.text
+    [first] = tmp_path.glob("superseded-*")
+    assert names(first) == ["key.json", "step-00000005"]
+    checkpoint.claim(tmp_path, KEY)
+    [second] = tmp_path.glob("superseded-*")
+    assert second != first
+    assert names(tmp_path) == sorted(["key.json", second.name])
+
+
+def test_checkpoints_without_a_key_are_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Checkpoints(tmp_path, keep=1).save(saved(5))
+    checkpoint.claim(tmp_path, KEY)
+    assert list(tmp_path.glob("step-*")) == []
+    assert "moved to superseded-" in caplog.text
+
+
+# --- the lease ---------------------------------------------------------------------------------
+
+
+def test_a_held_lease_refuses_a_second_holder_and_names_the_first(tmp_path: Path) -> None:
+    with (
+        lease.held(tmp_path),
+        pytest.raises(BusyError, match=f"process {os.getpid()} on {socket.gethostname()} trains here"),
+        lease.held(tmp_path),
+    ):
+        pass
+    with lease.held(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(("silent_s", "refused"), [(5.2, True), (lease.DEAD_AFTER_S + 5, False)])
+def test_a_holder_on_another_host_counts_while_its_heart_beats(
+    tmp_path: Path, silent_s: float, refused: bool
+) -> None:
+    content = {"host": "elsewhere", "pid": 7, "job": None, "heartbeat": time.time() - silent_s}
+    (tmp_path / "lease.json").write_text(json.dumps(content), "utf-8")
+    if refused:
+        with (
+            pytest.raises(BusyError, match="process 7 on elsewhere trained here 5 s ago"),
+            lease.held(tmp_path),
+        ):
+            pass
+    else:
+        with lease.held(tmp_path):
+            pass
+
+
+def test_a_dead_holder_on_this_host_is_no_obstacle(tmp_path: Path) -> None:
+    content = {"host": socket.gethostname(), "pid": 7, "job": None, "heartbeat": time.time()}
+    (tmp_path / "lease.json").write_text(json.dumps(content), "utf-8")
+    with lease.held(tmp_path):
+        held = json.loads((tmp_path / "lease.json").read_text("utf-8"))
+    assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
+    assert (tmp_path / "lease.json").read_text("utf-8") == ""
+
+
+def test_the_heart_beats_once_per_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 105.0, 100.0 + lease.HEARTBEAT_S + 1])
+    monkeypatch.setattr(lease.time, "monotonic", lambda: next(clock))
+    beats = iter([1.0, 2.0])
+    monkeypatch.setattr(lease.time, "time", lambda: next(beats))
+    with lease.held(tmp_path) as held:
+        held.beat()
+        assert json.loads((tmp_path / "lease.json").read_text("utf-8"))["heartbeat"] == 1.0
+        held.beat()
+        assert json.loads((tmp_path / "lease.json").read_text("utf-8"))["heartbeat"] == 2.0
+
+
+# --- signals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", signals.ASKING)
+def test_a_signal_is_noted_and_the_old_handler_comes_back(number: signals.signal.Signals) -> None:
+    before = signals.signal.getsignal(number)
+    with signals.watched() as asked:
+        assert asked() is None
+        signals.signal.raise_signal(number)
+        assert asked() == number.name
+    assert signals.signal.getsignal(number) == before
