@@ -12,8 +12,7 @@ Shapes: C codes, K themes, G age bands, S chronic states (128), R reasons (11).
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -22,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from promptehr import icd9
-from promptehr.simulation import recipe
-from promptehr.simulation.recipe import Theme
-from promptehr.tokens import ETHNICITIES
+from promptehr.simulation import recipe, themes
+from promptehr.simulation.themes import Theme
+from promptehr.tokens import ETHNICITIES, Ints
 
 Array = npt.NDArray[np.float64]
 
@@ -106,14 +105,16 @@ class Process:
             + self.chronic_ethnicity.T[None, None, :, None, :]
             + (self.states @ self.chronic_earlier.T)[None, None, None, :, :]
         )
-        return np.where(self.states == 1, sigmoid(logits), sigmoid(-logits)).prod(-1)
+        start: Array = np.where(self.states == 1, sigmoid(logits), sigmoid(-logits)).prod(-1)
+        return start
 
     @cached_property
     def change(self) -> Array:
         """[S, S] probability of the next visit's chronic state (column) given this one's (row)."""
         now, then = self.states[:, None, :], self.states[None, :, :]
         appears = np.where(then == 1, self.switch_on, 1 - self.switch_on)
-        return np.where(now == 1, then, appears).prod(-1)
+        change: Array = np.where(now == 1, then, appears).prod(-1)
+        return change
 
     @cached_property
     def reason(self) -> Array:
@@ -124,7 +125,8 @@ class Process:
             + (self.states @ self.reason_chronic)[None, None, :, :]
         )
         odds = np.exp(logits - logits.max(-1, keepdims=True))
-        return odds / odds.sum(-1, keepdims=True)
+        reason: Array = odds / odds.sum(-1, keepdims=True)
+        return reason
 
     @cached_property
     def revisit(self) -> Array:
@@ -146,9 +148,35 @@ class Process:
         active = self.states.sum(1, keepdims=True)
         return np.hstack([self.states / np.maximum(active, 1), active == 0])
 
-    def band_of(self, age: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.int64]:
-        """Age band of ages in years; simulated ages keep a week's distance from band edges."""
-        return np.searchsorted(self.bands, age.astype(np.float64), side="right") - 1
+    @cached_property
+    def themes(self) -> Array:
+        """[K, C] all code distributions: of conditions, reasons, age bands, sex and ethnicity."""
+        return np.vstack([self.chronic_theme, self.reason_theme, self.general_theme, self.demographic_theme])
+
+    def split(self, values: Array) -> tuple[Array, Array, Array, Array]:
+        """Columns in the order of `themes`, [n, K], as conditions, reasons, age bands, demographic."""
+        kinds = (self.chronic_theme, self.reason_theme, self.general_theme)
+        conditions, reasons, bands, demographic = np.split(
+            values, np.cumsum([len(kind) for kind in kinds]), axis=1
+        )
+        return conditions, reasons, bands, demographic
+
+    @cached_property
+    def inverse_themes(self) -> tuple[tuple[Ints, Array], ...]:
+        """For each theme its codes that have weight, and their cumulative probability."""
+        used = [np.flatnonzero(theme) for theme in self.themes]
+        return tuple(
+            (codes, theme[codes].cumsum() / theme[codes].sum())
+            for codes, theme in zip(used, self.themes, strict=True)
+        )
+
+    def band_of(self, age: npt.NDArray[np.floating[Any]]) -> Ints:
+        """Age band of ages in years.
+
+        Simulated ages keep a week's distance from every edge but birth, so neither float32 nor the
+        round trip over standard units moves a patient; a newborn just below 0 is a newborn.
+        """
+        return np.searchsorted(self.bands, np.maximum(age.astype(np.float64), 0.0), side="right") - 1
 
     # --- storage ---
 
@@ -163,11 +191,6 @@ class Process:
         values = {name: _array(value, len(codes)) for name, value in document.items() if name != "codes"}
         return cls(codes=codes, **values)
 
-    @cached_property
-    def sha256(self) -> str:
-        """Hash of all parameters."""
-        return hashlib.sha256(json.dumps(self.to_document(), sort_keys=True).encode()).hexdigest()
-
 
 def sigmoid(logits: Array) -> Array:
     return 1 / (1 + np.exp(-logits))
@@ -175,12 +198,12 @@ def sigmoid(logits: Array) -> Array:
 
 def default() -> Process:
     """The process of the simulated cohort."""
-    codes, tail = _codes()
-    place = {code: number for number, code in enumerate(codes)}
+    codes, tails = tuple(sorted(icd9.listed())), _tails()
     bands = len(recipe.BANDS)
-    general, newborn = (
-        _distribution(theme, place, tail) for theme in (recipe.GENERAL, recipe.PERINATAL_GENERAL)
-    )
+    newborn = _for_some(themes.PERINATAL_GENERAL, codes, tails)
+    general = _distribution(themes.GENERAL, codes, tails[None], GENERAL_LAW, "general")
+    reason = {name: _for_anybody(theme, codes, tails) for name, theme in themes.REASONS.items()}
+    reason[themes.NEWBORN] = _for_some(themes.REASONS[themes.NEWBORN], codes, tails)
     return Process(
         codes=codes,
         bands=np.array(recipe.BANDS, dtype=np.float64),
@@ -195,12 +218,10 @@ def default() -> Process:
         reason_band=np.array(recipe.REASON_BY_BAND),
         reason_chronic=np.array(recipe.REASON_BY_CHRONIC),
         reason_female=np.array(recipe.REASON_FEMALE),
-        chronic_theme=np.stack([_distribution(theme, place, tail) for theme in recipe.CHRONIC.values()]),
-        reason_theme=np.stack([_distribution(theme, place, tail) for theme in recipe.REASONS.values()]),
+        chronic_theme=np.stack([_for_anybody(theme, codes, tails) for theme in themes.CHRONIC.values()]),
+        reason_theme=np.stack(list(reason.values())),
         general_theme=np.stack([newborn, *[general] * (bands - 1)]),
-        demographic_theme=np.stack(
-            [_distribution(theme, place, tail) for theme in recipe.DEMOGRAPHIC.values()]
-        ),
+        demographic_theme=np.stack([_for_some(theme, codes, tails) for theme in themes.DEMOGRAPHIC.values()]),
         demographic_share=_demographic_share(),
         first_mixture=np.array(recipe.FIRST_MIXTURE),
         later_mixture=np.array(recipe.LATER_MIXTURE),
@@ -217,68 +238,77 @@ def default() -> Process:
 
 # --- themes ------------------------------------------------------------------------------------
 
-# Zipf-Mandelbrot laws (exponent, offset) of the ranks in a theme's tail and in the general tail, and
-# the share of their codes that occur at all: hospitals never use half of the list.
-TAIL_LAW, TAIL_SHARE = (1.55, 4.5), 0.55
-GENERAL_LAW, GENERAL_SHARE = (1.4, 25.0), 0.45
+# Zipf-Mandelbrot laws, weight = (rank + offset)^-exponent, of a theme's tail and of the general one.
+TAIL_LAW, GENERAL_LAW = (2.4, 22.0), (3.0, 370.0)
+# Words in titles of codes of one sex or of newborns that stand outside their groups.
+SEX_WORDS = (
+    "pregnan",
+    "female",
+    " male",
+    "newborn",
+    "prostat",
+    "uter",
+    "vagin",
+    "cervix",
+    "ovar",
+    "perinatal",
+)
 
 
-def _codes() -> tuple[tuple[str, ...], Mapping[int | None, tuple[str, ...]]]:
-    """All codes, and those of each CCS group (None: all that anybody may have) in tail order.
-
-    The tail order is that of a hash: neither alphabetical nor random from run to run.
-    """
+def _tails() -> Mapping[int | None, Sequence[str]]:
+    """Codes of each CCS group, and under None all that anybody may have."""
     groups = icd9.groups()
-    scattered = sorted(icd9.listed(), key=lambda code: hashlib.blake2b(code.encode()).digest())
-    by_group: dict[int | None, list[str]] = {None: []}
-    for code in scattered:
-        ccs = groups[code].ccs
-        by_group.setdefault(ccs, []).append(code)
-        if ccs not in recipe.SEX_OR_PERINATAL_GROUPS and not _names_sex(code):
-            by_group[None].append(code)
-    return tuple(sorted(icd9.listed())), {group: tuple(codes) for group, codes in by_group.items()}
+    tails: dict[int | None, list[str]] = {None: []}
+    for code in sorted(icd9.listed()):
+        tails.setdefault(groups[code].ccs, []).append(code)
+        if _is_for_anybody(code):
+            tails[None].append(code)
+    return tails
 
 
-def _names_sex(code: str) -> bool:
-    """Whether a code outside the groups of one sex or of newborns still belongs to them."""
-    title = icd9.titles()[code].lower()
-    words = (
-        "pregnan",
-        "female",
-        " male",
-        "newborn",
-        "prostat",
-        "uter",
-        "vagin",
-        "cervix",
-        "ovar",
-        "perinatal",
-    )
+def _is_for_anybody(code: str) -> bool:
+    """Whether neither the group nor the title of a code binds it to one sex or to newborns."""
+    bound = icd9.groups()[code].ccs in themes.SEX_OR_PERINATAL_GROUPS
     in_range = "630" <= code[:3] <= "679" or "760" <= code[:3] <= "779"
-    return in_range or code[:3] in {"V22", "V23", "V24", "V27"} or any(word in title for word in words)
+    in_range = in_range or code[:3] in {"V22", "V23", "V24", "V27"}
+    return not (bound or in_range or any(word in icd9.titles()[code].lower() for word in SEX_WORDS))
 
 
-def _distribution(theme: Theme, place: Mapping[str, int], tail: Mapping[int | None, Sequence[str]]) -> Array:
-    """[C] probabilities: the head as given, the rest by a Zipf-Mandelbrot law over the tail."""
-    weights = np.zeros(len(place))
-    for code, weight in theme.head.items():
-        weights[place[code]] = weight
-    if theme.tail:
-        pooled = [code for group in theme.tail for code in tail.get(group, ()) if code not in theme.head]
-        rest = sorted(pooled, key=lambda code: hashlib.blake2b(f"tail:{code}".encode()).digest())
-        (exponent, offset), share = TAIL_LAW, TAIL_SHARE
-    else:
-        rest = [code for code in tail[None] if code not in theme.head]
-        (exponent, offset), share = GENERAL_LAW, GENERAL_SHARE
-    rest = rest[: int(len(rest) * share)]
-    law = (np.arange(len(rest)) + offset) ** -exponent
-    weights[[place[code] for code in rest]] = law / law.sum() * (1 - sum(theme.head.values()))
-    return weights / weights.sum()
+def _for_some(theme: Theme, codes: Sequence[str], tails: Mapping[int | None, Sequence[str]]) -> Array:
+    """[C] the theme of newborns, a sex or an ethnicity: its tail is all codes of its groups."""
+    tail = [code for group in theme.tail for code in tails[group]]
+    return _distribution(theme, codes, tail, TAIL_LAW, "theme")
+
+
+def _for_anybody(theme: Theme, codes: Sequence[str], tails: Mapping[int | None, Sequence[str]]) -> Array:
+    """[C] a theme whose tail leaves out what belongs to one sex or to newborns."""
+    tail = [code for group in theme.tail for code in tails[group] if _is_for_anybody(code)]
+    return _distribution(theme, codes, tail, TAIL_LAW, "theme")
+
+
+def _distribution(
+    theme: Theme, codes: Sequence[str], tail: Iterable[str], law: tuple[float, float], salt: str
+) -> Array:
+    """[C] probabilities: the head as given, the rest by the law over the tail in a hashed order.
+
+    The order differs from salt to salt, and is neither alphabetical nor random from run to run.
+    """
+    rest = sorted(
+        (code for code in tail if code not in theme.head),
+        key=lambda code: hashlib.blake2b(f"{salt}:{code}".encode()).digest(),
+    )
+    exponent, offset = law
+    weight = (np.arange(len(rest)) + offset) ** -exponent
+    shares = weight / weight.sum() * (1 - sum(theme.head.values()))
+    known = {**theme.head, **dict(zip(rest, shares.tolist(), strict=True))}
+    probability = np.array([known.get(code, 0.0) for code in codes])
+    whole: Array = probability / probability.sum()
+    return whole
 
 
 def _demographic_share() -> Array:
     """[G, 2, 6, D] by the themes' order in the recipe."""
-    share = np.zeros((len(recipe.BANDS), 2, len(ETHNICITIES), len(recipe.DEMOGRAPHIC)))
+    share = np.zeros((len(recipe.BANDS), 2, len(ETHNICITIES), len(themes.DEMOGRAPHIC)))
     share[list(recipe.PREGNANCY_BANDS), 1, :, 0] = recipe.PREGNANCY_SHARE
     share[list(recipe.FEMALE_BANDS), 1, :, 1] = recipe.FEMALE_SHARE
     share[list(recipe.MALE_BANDS), 0, :, 2] = recipe.MALE_SHARE
@@ -289,10 +319,10 @@ def _demographic_share() -> Array:
 
 def _hazard(shares: Sequence[float]) -> Array:
     """[39] probability of the end after each number of codes, given that it was reached."""
-    padded = np.zeros(recipe.MOST_CODES)
+    padded = np.zeros(len(recipe.CODES_PER_VISIT))
     padded[: len(shares)] = shares
     reached = padded[::-1].cumsum()[::-1]
-    hazard = np.where(reached > 0, padded / np.maximum(reached, 1e-300), 1.0)
+    hazard: Array = np.where(reached > 0, padded / np.maximum(reached, 1e-300), 1.0)
     hazard[-1] = 1.0
     return hazard
 

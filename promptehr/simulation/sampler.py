@@ -9,12 +9,10 @@ Shapes: N patients, A of them with a visit in progress, C codes.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from promptehr.simulation import recipe
 from promptehr.simulation.process import Array, Process
+from promptehr.tokens import Ints
 
-Ints = npt.NDArray[np.int64]
 NONE = -1
 DAYS_PER_YEAR = 365.2425
 EDGE_DAYS = 7  # ages stay this far from band edges, so that rounding never moves a patient
@@ -75,7 +73,7 @@ def draw_people(process: Process, count: int, rng: np.random.Generator) -> Peopl
 def draw_visits(process: Process, people: People, rng: np.random.Generator) -> Visits:
     """All visits of all patients."""
     count = len(people.band)
-    previous = np.full((count, recipe.MOST_CODES), NONE)
+    previous = np.full((count, process.stop.shape[1]), NONE)
     start = process.start[people.band, people.female, people.ethnicity]
     state = _choose(start, rng)
     active = np.arange(count)
@@ -101,9 +99,9 @@ def _draw_visit(
     """[A, 39] codes of one visit of each active patient, NONE after the last."""
     band, female = people.band[active], people.female[active]
     reason = _choose(process.reason[band, female, state[active]], rng)
-    codes = np.full((len(active), recipe.MOST_CODES), NONE)
+    codes = np.full((len(active), process.stop.shape[1]), NONE)
     going = np.arange(len(active))
-    for position in range(recipe.MOST_CODES):
+    for position in range(process.stop.shape[1]):
         rows = active[going]
         mixture = mixture_of(process, people, rows, state[rows], reason[going], first=position == 0)
         has_previous = previous[rows, 0] != NONE
@@ -136,24 +134,16 @@ def mixture_of(
     )
 
 
-def themes_of(process: Process) -> Array:
-    """[themes, C] code distributions in the order of `mixture_of`."""
-    return np.vstack(
-        [process.chronic_theme, process.reason_theme, process.general_theme, process.demographic_theme]
-    )
-
-
 def _draw_new(
     process: Process, mixture: Array, repeat: Array, previous: Ints, taken: Ints, rng: np.random.Generator
 ) -> Ints:
     """[A] a code that is not in the visit yet; drawn again until it is none of the taken ones."""
     drawn = np.full(len(mixture), NONE)
-    cumulative = _cumulative(process)
     number = (previous != NONE).sum(1)
     waiting = np.arange(len(mixture))
     while len(waiting):
         theme = _choose(mixture[waiting], rng)
-        candidate = _by_theme(cumulative, theme, rng.random(len(waiting)))
+        candidate = _by_theme(process, theme, rng.random(len(waiting)))
         again = rng.random(len(waiting)) < repeat[waiting]
         place = (rng.random(len(waiting)) * number[waiting]).astype(np.int64)
         candidate = np.where(again, previous[waiting, place], candidate)
@@ -163,22 +153,12 @@ def _draw_new(
     return drawn
 
 
-def _cumulative(process: Process) -> list[tuple[Ints, Array]]:
-    """For each theme the codes that have weight and their cumulative probability."""
-    cached = process.__dict__.get("_cumulative_themes")
-    if cached is None:
-        used = [(np.flatnonzero(row), row) for row in themes_of(process)]
-        cached = [(codes, row[codes].cumsum() / row[codes].sum()) for codes, row in used]
-        process.__dict__["_cumulative_themes"] = cached
-    return cached  # type: ignore[no-any-return]
-
-
-def _by_theme(cumulative: list[tuple[Ints, Array]], theme: Ints, u: Array) -> Ints:
+def _by_theme(process: Process, theme: Ints, u: Array) -> Ints:
     """[A] the code at quantile u of each theme."""
     drawn = np.empty(len(theme), dtype=np.int64)
     order = np.argsort(theme, kind="stable")
-    bounds = np.searchsorted(theme[order], np.arange(len(cumulative) + 1))
-    for number, (codes, probability) in enumerate(cumulative):
+    bounds = np.searchsorted(theme[order], np.arange(len(process.themes) + 1))
+    for number, (codes, probability) in enumerate(process.inverse_themes):
         rows = order[bounds[number] : bounds[number + 1]]
         drawn[rows] = codes[np.minimum(np.searchsorted(probability, u[rows], side="right"), len(codes) - 1)]
     return drawn
@@ -187,4 +167,5 @@ def _by_theme(cumulative: list[tuple[Ints, Array]], theme: Ints, u: Array) -> In
 def _choose(probability: Array, rng: np.random.Generator) -> Ints:
     """[A] a column for each row of [A, n] probabilities."""
     u = rng.random(len(probability))[:, None] * probability.sum(1, keepdims=True)
-    return np.minimum((probability.cumsum(1) <= u).sum(1), probability.shape[1] - 1)
+    column: Ints = np.minimum((probability.cumsum(1) <= u).sum(1), probability.shape[1] - 1)
+    return column

@@ -18,8 +18,8 @@ from promptehr import artifacts, schemas
 from promptehr.settings import Settings
 from promptehr.simulation import process, recipe, sampler
 from promptehr.simulation.process import Process
-from promptehr.simulation.sampler import DAYS_PER_YEAR, Ints, People, Visits
-from promptehr.tokens import ETHNICITIES
+from promptehr.simulation.sampler import DAYS_PER_YEAR, People, Visits
+from promptehr.tokens import ETHNICITIES, Ints
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ def _identifiers(count: int, *, low: int, high: int, rng: np.random.Generator) -
     return rng.choice(max(high - low, 3 * count), size=count, replace=False) + low
 
 
-def _times(patient: Ints, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _times(patient: Ints, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Admission and discharge of each admission, in seconds; a patient's follow each other."""
     count = len(patient)
     starts = np.append(True, patient[1:] != patient[:-1])
@@ -150,15 +150,15 @@ def _times(patient: Ints, rng: np.random.Generator) -> tuple[np.ndarray, np.ndar
     )
 
 
-def _births(people: People, first_admitted: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _births(people: People, first_admitted: np.ndarray) -> np.ndarray:
     """Date of birth at midnight; 300 years before the first admission where the age is over 89."""
     hidden = people.age_days > HIDDEN_AGE_YEARS * DAYS_PER_YEAR + sampler.EDGE_DAYS
     days = np.where(hidden, int(HIDDEN_BIRTH_YEARS * DAYS_PER_YEAR), people.age_days)
-    born: np.ndarray = first_admitted.astype("datetime64[D]") - days.astype("timedelta64[D]")  # type: ignore[type-arg]
+    born: np.ndarray = first_admitted.astype("datetime64[D]") - days.astype("timedelta64[D]")
     return born.astype("datetime64[s]")
 
 
-def _ethnicity_texts(people: People, patient: Ints, first: Ints, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _ethnicity_texts(people: People, patient: Ints, first: Ints, rng: np.random.Generator) -> np.ndarray:
     """A text per admission: the patient's own, now and then another one on a later admission."""
     own = _texts_of(people.ethnicity, rng)[patient]
     others = _texts_of(rng.integers(0, len(ETHNICITIES), size=len(patient)), rng)
@@ -167,7 +167,7 @@ def _ethnicity_texts(people: People, patient: Ints, first: Ints, rng: np.random.
     return np.where(strays, others, own)
 
 
-def _texts_of(groups: Ints, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
+def _texts_of(groups: Ints, rng: np.random.Generator) -> np.ndarray:
     """A text of each group, by its frequency in MIMIC-III."""
     texts = np.empty(len(groups), dtype=object)
     u = rng.random(len(groups))
@@ -182,12 +182,12 @@ def _texts_of(groups: Ints, rng: np.random.Generator) -> np.ndarray:  # type: ig
 # --- CSV ---------------------------------------------------------------------------------------
 
 
-def _table(**columns: np.ndarray) -> pa.Table:  # type: ignore[type-arg]
+def _table(**columns: np.ndarray) -> pa.Table:
     rows = len(next(iter(columns.values())))
     return pa.table({"ROW_ID": np.arange(1, rows + 1), **columns})
 
 
-def _text(times: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _text(times: np.ndarray) -> np.ndarray:
     """`YYYY-MM-DD HH:MM:SS`."""
     return np.char.replace(np.datetime_as_string(times, unit="s"), "T", " ")
 
