@@ -82,7 +82,12 @@ def tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerFast:
 
 
 def card(
-    *, settings: Sequence[str], data: Mapping[str, str], record: Mapping[str, Any], parameters: int
+    *,
+    settings: Sequence[str],
+    data: Mapping[str, str],
+    record: Mapping[str, Any],
+    parameters: int,
+    vocabulary: Vocabulary,
 ) -> str:
     """The model card: what it is, what it was made from, its numbers, what may not be done with it.
 
@@ -91,6 +96,7 @@ def card(
         data: sha256 of the inputs by name.
         record: The published epoch's record of the history.
         parameters: Trained numbers.
+        vocabulary: The age's mean and spread.
     """
     return "\n".join(
         [
@@ -113,8 +119,11 @@ def card(
             'tokenizer = AutoTokenizer.from_pretrained("model")',
             "```",
             "",
-            "The encoder is given `BOS EOS` and the demographics: `x_num` (age in standard units), `x_cat`",
-            f"(gender of {', '.join(tokens.GENDERS)}; ethnicity of {', '.join(tokens.ETHNICITIES)}).",
+            "The encoder is given `BOS EOS` and the demographics:",
+            "",
+            f"- `x_num` [B, 1]: (age in years - {vocabulary.age_mean:.4f}) / {vocabulary.age_spread:.4f}",
+            f"- `x_cat` [B, 2]: place among {', '.join(tokens.GENDERS)}, and among"
+            f" {', '.join(tokens.ETHNICITIES)}",
             "",
             "## Validation",
             "",

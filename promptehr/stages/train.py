@@ -71,7 +71,11 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
         restore_chosen(state, checkpoints, record, train)
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
     card = publish.card(
-        settings=assignments("train", settings), data=key["data"], record=record, parameters=parameters
+        settings=assignments("train", settings),
+        data=key["data"],
+        record=record,
+        parameters=parameters,
+        vocabulary=vocabulary,
     )
     files = publish.publish(outputs.model, state.model, vocabulary, card)
     artifacts.write_bytes(outputs.history, history_lines(state.history))
