@@ -79,21 +79,28 @@ def scored(perplexity: float) -> dict[str, Any]:
     return {**numbers, "interval": [nll - 0.02, nll + 0.02]}
 
 
-def likelihood() -> dict[str, Any]:
+def likelihood(unknown: str = "the source is not simulated") -> dict[str, Any]:
     """A likelihood without an optimum, as on real patients."""
     conditions = (("prompt", 140.0), ("history", 120.0), ("denoise", 20.0), ("copy", 18.0))
     baselines = (("unigram", 260.0), ("demographic_unigram", 230.0), ("bigram", 190.0))
+    nothing = {"nll": None, "perplexity": None, "reason": unknown}
+    gap = {"value": None, "interval": None, "reason": unknown}
     return {
-        "conditions": {
-            condition: {"all": scored(ppl / 2), "codes": scored(ppl), "structure": scored(1.5)}
-            for condition, ppl in conditions
-        },
-        "baselines": {name: {"codes": scored(ppl)} for name, ppl in baselines},
-        "optimum": {
-            "prompt": {"codes": {"nll": None, "perplexity": None}, "reason": "the patients are not simulated"}
-        },
+        "headline": "prompt",
+        "conditions": {name: classes(perplexity) for name, perplexity in conditions},
+        "baselines": {name: classes(perplexity) for name, perplexity in baselines},
+        "optimum": {"prompt": {"codes": nothing}, "history": {"codes": nothing}},
+        "gap_closed": {"prompt": gap, "history": gap},
+        "leak": {"alarm": None, "reason": unknown},
+        "available_gain": {"reason": unknown},
+        "swap": {name: {"value": 0.1, "interval": [0.05, 0.15]} for name in ("gender", "age", "ethnicity")},
         "unknown_share": 0.012,
+        "patients": 75,
     }
+
+
+def classes(perplexity: float) -> dict[str, Any]:
+    return {"all": scored(perplexity / 2), "codes": scored(perplexity), "structure": scored(1.5)}
 
 
 def epoch(number: int) -> dict[str, Any]:
@@ -143,7 +150,8 @@ def measure(synthetic: pa.Table, train: pa.Table, test: pa.Table, words: Mapping
     frames = [pl.DataFrame(table) for table in (synthetic, train, test)]
     cohorts = evaluate_fidelity.cohorts(*frames, words, np.random.default_rng(1))
     tasks = from_assignments(
-        "evaluate_utility", ["evaluate_utility.bootstrap=100", "evaluate_utility.tasks=3"]
+        "evaluate_utility",
+        [f"evaluate_utility.{text}" for text in ("bootstrap=100", "tasks=3", "min_positives=5")],
     )
     attacks = from_assignments(
         "evaluate_privacy",

@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
-PANEL_WIDTH, PANEL_HEIGHT, PER_ROW = 3.55, 2.75, 3
+PAGE_WIDTH, PANEL_WIDTH, PANEL_HEIGHT, PER_ROW = 11.2, 3.7, 2.75, 4
 MANY_POINTS = 400
 
 Point = tuple[float, float]
@@ -71,14 +71,29 @@ class Shares:
     Attributes:
         title: Above the panel.
         label: Below the panel.
+        last: Value that stands for itself and all above it.
         real: Shares of the real patients, drawn as bars.
         synthetic: Name to shares, drawn as lines.
     """
 
     title: str
     label: str
+    last: int
     real: Mapping[int, float]
     synthetic: Mapping[str, Mapping[int, float]]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """One group of a dot plot: (value, low, high) by series.
+
+    Attributes:
+        title: Beside the group.
+        marks: Series to its value and 95 % interval.
+    """
+
+    title: str
+    marks: Mapping[str, tuple[float, float, float]]
 
 
 def curves(panels: Sequence[Lines], *, y: str) -> str:
@@ -97,7 +112,7 @@ def curves(panels: Sequence[Lines], *, y: str) -> str:
 def scatter(panels: Sequence[Cloud]) -> str:
     """Real against synthetic prevalence of each code, logarithmic, with the line of equality."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _grid(len(panels), height=PANEL_WIDTH)
+        figure, axes = _grid(len(panels), height=min(PANEL_WIDTH, PAGE_WIDTH / min(len(panels), PER_ROW)))
         drawn = [value for panel in panels for point in panel.points for value in point if value > 0]
         low, high = min(drawn, default=1e-3), max(drawn, default=1.0)
         for place, panel in zip(axes, panels, strict=True):
@@ -110,11 +125,38 @@ def scatter(panels: Sequence[Cloud]) -> str:
 def histograms(panels: Sequence[Shares]) -> str:
     """Shares of real patients as bars and of synthetic ones as lines, one panel per entry."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _grid(len(panels), height=PANEL_HEIGHT, width=5.2)
+        figure, axes = _grid(len(panels), height=PANEL_HEIGHT, width=PAGE_WIDTH / 2)
         for place, panel in zip(axes, panels, strict=True):
             _draw_shares(place, panel)
         axes[0].set_ylabel("share")
         _legend(figure, axes)
+        return _data_uri(figure)
+
+
+def ranges(groups: Sequence[Ranges], *, x: str, chance: float, plain: Sequence[str]) -> str:
+    """Values with their intervals, a group per line and a series per colour.
+
+    Args:
+        groups: From top to bottom.
+        x: Label of the axis.
+        chance: Where a dashed line stands for chance.
+        plain: Series that are yardsticks, drawn in grey.
+    """
+    with matplotlib.rc_context(STYLE):
+        series = list(dict.fromkeys(name for group in groups for name in group.marks))
+        colours = dict(zip([name for name in series if name not in plain], COLOURS * 9, strict=False))
+        height = 0.13 * len(groups) * (len(series) + 1) + 0.9
+        figure, (place,) = _grid(1, height=height, width=0.85 * PAGE_WIDTH)
+        place.axvline(chance, color="#999999", linewidth=0.8, linestyle="--")
+        for nth, name in enumerate(series):
+            _draw_ranges(place, groups, name, nth / (len(series) + 1), colours.get(name))
+        middle = (len(series) - 1) / (len(series) + 1) / 2
+        place.set_yticks([line + middle for line in range(len(groups))], [group.title for group in groups])
+        place.invert_yaxis()
+        place.tick_params(axis="y", length=0)
+        place.set_xlabel(x)
+        place.grid(axis="x", color=GRID, linewidth=0.6)
+        _legend(figure, [place])
         return _data_uri(figure)
 
 
@@ -172,6 +214,7 @@ def _draw_shares(place: Axes, panel: Shares) -> None:
             list(shares.values()),
             color=colour,
             linewidth=1.3,
+            zorder=20 - number,
             marker=".",
             markersize=4,
             label=name,
@@ -179,15 +222,31 @@ def _draw_shares(place: Axes, panel: Shares) -> None:
     place.set_title(panel.title, loc="left")
     place.set_xlabel(panel.label)
     place.xaxis.set_major_locator(MaxNLocator(integer=True))
+    place.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}{'+' if value == panel.last else ''}")
+    )
     place.grid(axis="y", color=GRID, linewidth=0.6)
     place.set_axisbelow(True)
+
+
+def _draw_ranges(place: Axes, groups: Sequence[Ranges], name: str, offset: float, colour: str | None) -> None:
+    found = [(line + offset, *group.marks[name]) for line, group in enumerate(groups) if name in group.marks]
+    heights, values, lows, highs = (list(column) for column in zip(*found, strict=True))
+    style = {"real": "s"}.get(name, "o") if colour is None else "o"
+    place.hlines(heights, lows, highs, color=colour or REAL, linewidth=1.1, alpha=0.75)
+    filled = colour or (REAL if style == "s" else "white")
+    place.plot(
+        values, heights, style, color=colour or REAL, markerfacecolor=filled, markersize=4.5, label=name
+    )
 
 
 # --- canvas ------------------------------------------------------------------------------------
 
 
 def _grid(panels: int, *, height: float, width: float = PANEL_WIDTH) -> tuple[Figure, list[Axes]]:
+    """Panels in rows, none wider than `width` inches, and no row wider than the page."""
     columns = min(panels, PER_ROW)
+    width = min(width, PAGE_WIDTH / columns)
     rows = -(-panels // PER_ROW)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(panels)]

@@ -26,7 +26,7 @@ th { text-align: left; font-weight: 600; border-bottom: 1.5px solid #888; vertic
 th, td { padding: .22rem .8rem .22rem 0; } td { border-top: 1px solid #ececec; vertical-align: top; }
 tr.more td { border-top: none; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; padding-left: .6rem; }
-th { max-width: 9.5rem; } td.n { white-space: nowrap; }
+th { max-width: 9.5rem; } th.n { min-width: 4.4rem; } td.n { white-space: nowrap; }
 tbody tr:last-child td { border-bottom: 1.5px solid #888; }
 sup { font-size: .72em; color: var(--soft); margin-left: .15em; }
 ol.notes { list-style: lower-alpha; margin: 0 0 1.2rem; padding-left: 1.4rem; font-size: .85rem;
@@ -37,7 +37,7 @@ ol.notes { list-style: lower-alpha; margin: 0 0 1.2rem; padding-left: 1.4rem; fo
 .patient b { font-weight: 600; } .patient ol { margin: .2rem 0 .1rem; padding: 0; list-style: none;
   font-size: .86rem; line-height: 1.35; }
 .patient .visit { color: var(--soft); font-size: .82rem; margin-top: .35rem; }
-.patient code { display: inline-block; width: 3.9em; color: var(--accent); }
+.patient li { display: grid; grid-template-columns: 4.2em 1fr; } .patient code { color: var(--accent); }
 code { font: .95em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 .columns { columns: 2; column-gap: 2.4rem; } .columns table { margin-top: 0; }
 @media (max-width: 760px) { .patients { grid-template-columns: 1fr; } .columns { columns: 1; } }
@@ -55,7 +55,8 @@ TEMPLATE = """
 <tbody>
 {% for row in view.rows -%}
 <tr{% if not row[0].text %} class="more"{% endif %}>
-{%- for cell in row %}<td class="{{ 'n' if cell.numeric }}{{ ' bad' if cell.bad }}">{{ cell.text }}
+{%- for cell in row -%}
+<td{{ ' class="n"'|safe if cell.numeric }}{{ ' class="bad"'|safe if cell.bad }}>{{ cell.text }}
 {%- if cell.note %}<sup>{{ view.mark(cell) }}</sup>{% endif %}</td>{% endfor -%}
 </tr>
 {% endfor -%}
@@ -99,7 +100,7 @@ TEMPLATE = """
 {% for visit in patient.visits -%}
 <div class="visit">visit {{ loop.index }}</div>
 <ol>{% for entry in visit %}
-<li><code>{{ entry.code }}</code> {{ entry.title or "(not in the ICD-9-CM list)" }}</li>
+<li><code>{{ entry.code }}</code><span>{{ entry.title or "(not in the ICD-9-CM list)" }}</span></li>
 {%- endfor %}</ol>
 {% endfor -%}
 </div>

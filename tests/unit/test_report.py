@@ -13,7 +13,7 @@ from promptehr.errors import ArtifactError
 from promptehr.reporting import cells, masking, reading
 from promptehr.reporting.content import Experiment, Material, assemble
 from promptehr.reporting.page import render
-from promptehr.reporting.sections import overview
+from promptehr.reporting.sections import likelihood, overview
 from promptehr.reporting.views import Table
 from promptehr.stages import report
 from tests import report_builders as build
@@ -79,15 +79,16 @@ def test_every_section_stands_on_the_page(made: report.Outputs) -> None:
         *("utility", "privacy", "patients", "origins"),
     ]
     assert re.findall(r'<section id="(\w+)">', page) == anchors
-    assert page.count("<figure>") == 3
+    assert page.count("<figure>") == 4
 
 
 def test_flow_begins_with_what_was_simulated(made: report.Outputs) -> None:
     assert "<p>The simulator wrote 61,000 diagnoses, 5,000 patients.</p>" in made.html.read_text()
 
 
-def test_title_is_text_and_not_markup(inputs: report.Inputs, tmp_path: Path) -> None:
-    page = run(inputs, tmp_path, 'report.title="<b>A & B"').html.read_text()
+def test_title_is_text_and_not_markup() -> None:
+    settings = build.settings('report.title="<b>A & B"')
+    page = render(assemble(material(Experiment("base", {})), settings, {}))
     assert "<h1>&lt;b&gt;A &amp; B</h1>" in page
 
 
@@ -123,12 +124,12 @@ def test_experiment_without_a_model_has_no_likelihood_and_says_why(made: report.
 def test_null_is_a_dash_with_its_reason(made: report.Outputs) -> None:
     page = made.html.read_text()
     assert '<td class="n">—<sup>a</sup></td>' in page
-    assert "<li>the patients are not simulated</li>" in page
+    assert "<li>the source is not simulated</li>" in page
 
 
 def test_experiment_that_left_nothing_behind_is_shown_as_such() -> None:
     page = render(assemble(material(Experiment("base", {})), build.settings(), {}))
-    assert "It has no trained model to score on held-out patients." in page
+    assert "Held-out patients were not scored." in page
     assert "<li>not evaluated for this experiment</li>" in page
 
 
@@ -138,6 +139,25 @@ def test_reason_is_the_one_nearest_to_the_missing_value() -> None:
     assert reading.reason(document, "x") == "far"
     assert reading.reason({}, "x") == "not among the evaluation's numbers"
     assert reading.reason(None, "x") == "not evaluated for this experiment"
+
+
+def test_optimum_gives_the_share_of_the_gap_and_a_quiet_alarm() -> None:
+    scored = build.likelihood()
+    scored["gap_closed"]["prompt"] = {"value": 0.4, "interval": [0.3, 0.5]}
+    scored["leak"] = {"alarm": False, "mean": 12.5, "standard_errors": 20.0}
+    one = Experiment("base", {"evaluate_likelihood": {"likelihood": scored}})
+    table = likelihood.section(assemble(material(one), build.settings(), {})).views[1]
+    assert isinstance(table, Table)
+    assert [row[1].text for row in table.rows] == ["40.00 [30.00, 50.00] %", "—", "12.50", "20.0", "quiet"]
+
+
+def test_leak_alarm_stands_out() -> None:
+    scored = build.likelihood() | {"leak": {"alarm": True, "mean": -9.0, "standard_errors": -8.0}}
+    one = Experiment("base", {"evaluate_likelihood": {"likelihood": scored}})
+    table = likelihood.section(assemble(material(one), build.settings(), {})).views[1]
+    assert isinstance(table, Table)
+    assert table.rows[-1][1] == cells.Cell("RAISED", numeric=False, bad=True)
+    assert "leak alarm is RAISED" in overview.verdict_text(assemble(material(one), build.settings(), {}))
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -154,9 +174,9 @@ def test_settings_come_from_the_seals_and_differ_by_experiment(made: report.Outp
 # --- synthetic patients ------------------------------------------------------------------------
 
 
-def test_examples_have_titles(inputs: report.Inputs, tmp_path: Path) -> None:
-    examples = numbers(run(inputs, tmp_path, "report.examples=2"))["examples"]
-    assert (examples["experiment"], len(examples["patients"])) == ("base", 2)
+def test_examples_have_titles(made: report.Outputs) -> None:
+    examples = numbers(made)["examples"]
+    assert (examples["experiment"], len(examples["patients"])) == ("base", 10)
     first = examples["patients"][0]["visits"][0][0]
     assert first == {"code": first["code"], "title": f"Title of {first['code']}"}
 

@@ -129,16 +129,17 @@ def _points(fidelity: Mapping[str, Any]) -> list[tuple[float, float]]:
 
 def _histograms(judged: Mapping[str, Any]) -> Figure:
     first = next(iter(judged.values()))
-    panels = [
-        figures.Shares(
-            title=title,
-            label=title.lower(),
-            real=_shares(first[key]["histogram"]["real"]),
-            synthetic={name: _shares(one[key]["histogram"]["synthetic"]) for name, one in judged.items()},
-        )
-        for key, title in LENGTHS
-    ]
-    caption = "Bars are real test patients, lines synthetic ones. Good is a line along the tops of the bars."
+    panels = []
+    for key, title in LENGTHS:
+        real = _shares(first[key]["histogram"]["real"])
+        last = _last(real)
+        synthetic = {name: _shares(one[key]["histogram"]["synthetic"]) for name, one in judged.items()}
+        drawn = {name: _capped(shares, last) for name, shares in synthetic.items()}
+        panels.append(figures.Shares(title, title.lower(), last, _capped(real, last), drawn))
+    caption = (
+        "Bars are real test patients, lines synthetic ones; the last place holds all longer ones. Good is a"
+        " line along the tops of the bars."
+    )
     alt = "Histograms of visits per patient and of codes per visit, real and synthetic"
     return Figure(figures.histograms(panels), alt, caption)
 
@@ -148,6 +149,22 @@ def _shares(histogram: Mapping[str, Any]) -> dict[int, float]:
     shown = {int(length): number for length, number in histogram.items() if not isinstance(number, str)}
     total = sum(shown.values())
     return {length: shown[length] / total for length in sorted(shown)}
+
+
+def _last(shares: Mapping[int, float]) -> int:
+    """Length above which at most 1 % lie: what is longer is drawn together with it."""
+    so_far = 0.0
+    for length, share in shares.items():
+        so_far += share
+        if so_far >= 0.99:
+            return length
+    return max(shares, default=1)
+
+
+def _capped(shares: Mapping[int, float], last: int) -> dict[int, float]:
+    """Shares up to the last length, which takes in all longer ones."""
+    together = sum(share for length, share in shares.items() if length >= last)
+    return {**{length: share for length, share in shares.items() if length < last}, last: together}
 
 
 def _lengths(judged: Mapping[str, Any]) -> Table:

@@ -3,9 +3,20 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from promptehr.reporting.cells import Cell, count, decimal, interval, percent, perplexity, words
+from promptehr.reporting.cells import (
+    Cell,
+    count,
+    decimal,
+    interval,
+    percent,
+    perplexity,
+    verdict,
+    with_interval,
+    with_percents,
+    words,
+)
 from promptehr.reporting.reading import CONDITIONS, find, having, reason
-from promptehr.reporting.views import Section, Table
+from promptehr.reporting.views import INTERVAL, Section, Table
 
 TITLES = {
     "prompt": "prompt (generation: demographics only)",
@@ -13,6 +24,7 @@ TITLES = {
     "denoise": "denoise (corrupted record shown)",
     "copy": "copy (the answer shown: leak check)",
 }
+FEATURES = (("gender", "sex"), ("age", "age"), ("ethnicity", "ethnicity"))
 CLASSES = ("codes", "structure", "all")
 BASELINES = {
     "unigram": "unigram",
@@ -37,16 +49,14 @@ def section(content: Mapping[str, Any]) -> Section:
         f"{name} {percent(find(one, 'unknown_share'), digits=2).text}" for name, one in scored.items()
     )
     note = f"Codes outside the vocabulary are scored by no one; their share of the test codes: {unknown}."
-    views = tuple(
-        view for name, one in scored.items() for view in (_yardsticks(name, one), _conditions(name, one))
-    )
+    tables = (_yardsticks, _distance, _features, _conditions)
+    views = tuple(table(name, one) for name, one in scored.items() for table in tables)
     return Section("likelihood", "Likelihood of held-out patients", (WHY_NOT_15, note), views)
 
 
-def gap_closed(likelihood: Any, condition: str = "prompt") -> Any:
+def gap_closed(likelihood: Any) -> Any:
     """Share of the NLL between demographic unigram (0) and optimum (1) that the model gains."""
-    stated = find(likelihood, "gap_closed", condition)
-    return find(stated, "value") if isinstance(stated, Mapping) else stated
+    return find(likelihood, "gap_closed", "prompt", "value")
 
 
 def _yardsticks(name: str, likelihood: Mapping[str, Any]) -> Table:
@@ -71,6 +81,54 @@ def _yardstick(likelihood: Mapping[str, Any], title: str, keys: tuple[str, ...])
         interval(find(scored, "interval")),
         perplexity(find(scored, "perplexity"), why),
     )
+
+
+def _distance(name: str, likelihood: Mapping[str, Any]) -> Table:
+    leak, why = likelihood["leak"], reason(likelihood, "leak")
+    deviations = decimal(find(leak, "standard_errors"), why, digits=1)
+    rows = (
+        *(_gap(likelihood, condition) for condition in ("prompt", "history")),
+        (words("NLL above the optimum, nats per patient"), decimal(find(leak, "mean"), why, digits=2)),
+        (words("… in standard errors"), deviations),
+        (words("leak alarm"), verdict(_quiet(leak), why, yes="quiet", no="RAISED")),
+    )
+    caption = (
+        f"{name}: how far from what is possible. The share of the gap between the unigram by sex and age"
+        " (0) and the optimum (1) is comparable between cohorts. The alarm is raised when the model is"
+        " more than 3 standard errors better than the optimum, which only a look at the answer explains."
+    )
+    return Table(caption, ("", f"value {INTERVAL}"), rows)
+
+
+def _gap(likelihood: Mapping[str, Any], condition: str) -> tuple[Cell, Cell]:
+    keys = ("gap_closed", condition)
+    closed, bounds = (find(likelihood, *keys, key) for key in ("value", "interval"))
+    title = words(f"share of the gap closed, {condition} condition")
+    return (title, with_percents(closed, bounds, reason(likelihood, *keys)))
+
+
+def _quiet(leak: Any) -> bool | None:
+    alarm = find(leak, "alarm")
+    return None if alarm is None else not alarm
+
+
+def _features(name: str, likelihood: Mapping[str, Any]) -> Table:
+    rows = tuple(
+        (
+            words(title),
+            with_interval(find(likelihood, "swap", key, "value"), find(likelihood, "swap", key, "interval")),
+            decimal(
+                find(likelihood, "available_gain", key, "mean"), reason(likelihood, "available_gain", key)
+            ),
+        )
+        for key, title in FEATURES
+    )
+    caption = (
+        f"{name}: does the model heed its prompts? Rise of the NLL when a patient is scored with another"
+        " one's feature: 0 if the model ignores it. Beside it what knowing the feature is worth under the"
+        " true process; a model that uses it fully loses at least that much by a swap."
+    )
+    return Table(caption, ("feature", f"rise by a swap, nats per patient {INTERVAL}", "worth, nats"), rows)
 
 
 def _conditions(name: str, likelihood: Mapping[str, Any]) -> Table:

@@ -21,7 +21,7 @@ def section(content: Mapping[str, Any]) -> Section:
     """One line per experiment with the number that each evaluation is about."""
     rows = tuple(_row(name, one) for name, one in experiments(content).items())
     caption = (
-        "The experiments side by side. Good: perplexity below the baselines with most of the gap to the"
+        "Good: perplexity below the baselines with most of the gap to the"
         " optimum closed, R² at its ceiling, utility near the real-trained one, and a passed gate; the"
         " planted copier shows what a failed one looks like."
     )
@@ -69,7 +69,7 @@ def _likelihood(one: Mapping[str, Any]) -> str:
     scored = one.get("likelihood")
     model = find(scored, "conditions", "prompt", "codes", "perplexity")
     if model is None:
-        return "It has no trained model to score on held-out patients."
+        return "Held-out patients were not scored."
     baseline = find(scored, "baselines", "demographic_unigram", "codes", "perplexity")
     optimum = find(scored, "optimum", "prompt", "codes", "perplexity")
     closed = likelihood.gap_closed(scored)
@@ -85,6 +85,8 @@ def _likelihood(one: Mapping[str, Any]) -> str:
             f"; the best that is possible is {perplexity(optimum).text}, so {percent(closed, digits=0).text}"
             " of the gap is closed"
         )
+    if find(scored, "leak", "alarm"):
+        text += ". But the leak alarm is RAISED: that is better than possible, so it has seen the answer"
     return text + "."
 
 
@@ -117,7 +119,11 @@ def _privacy(one: Mapping[str, Any]) -> str:
         return f"Privacy could not be judged: {reason(one.get('privacy'), 'gate')}."
     if passed:
         return "The privacy gate is passed: no more copies or tell-tale neighbours than chance gives."
-    return "The privacy gate FAILED: these patients give away training records and must not be shared."
+    alarms = " and ".join(find(one["privacy"], "gate", "alarms"))
+    return (
+        f"The privacy gate FAILED by {alarms}: these patients give away who was in the training set and"
+        " must not be shared."
+    )
 
 
 def _row(name: str, one: Mapping[str, Any]) -> tuple[Cell, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from promptehr.reporting.views import Section
 
-SEX = {"M": "Man", "F": "Woman", "UNKNOWN": "Sex unknown"}
+SEX = {"M": "Male", "F": "Female", "UNKNOWN": "Sex unknown"}
 
 
 def section(content: Mapping[str, Any]) -> Section:
@@ -36,4 +36,4 @@ def _patient(patient: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _age(years: float) -> str:
-    return "newborn or under one year" if years < 1 else f"{int(years)} years"
+    return "under one year" if years < 1 else f"{int(years)} years"

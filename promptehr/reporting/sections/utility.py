@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from promptehr.reporting.cells import Cell, count, with_interval, words
+from promptehr.reporting import figures
+from promptehr.reporting.cells import Cell, count, decimal, with_interval, words
 from promptehr.reporting.reading import find, having, reason
-from promptehr.reporting.views import Section, Table
+from promptehr.reporting.views import Figure, Section, Table
 
 TRAINED_ON = (
     ("synthetic", "synthetic"),
@@ -29,7 +30,7 @@ def section(content: Mapping[str, Any]) -> Section:
     if not judged:
         return Section("utility", "Utility", ("No experiment was evaluated.",))
     title = "Utility: do classifiers learn from them?"
-    return Section("utility", title, (WHAT,), (_means(judged), _tasks(judged)))
+    return Section("utility", title, (WHAT,), (_means(judged), *_drawn(judged), _tasks(judged)))
 
 
 def mean(utility: Any, trained_on: str) -> Any:
@@ -57,26 +58,62 @@ def _means(judged: Mapping[str, Any]) -> Table:
 
 def _tasks(judged: Mapping[str, Any]) -> Table:
     first = next(iter(judged.values()))
-    groups = sorted(
-        {group for one in judged.values() for group in one["tasks"]},
-        key=lambda group: (-_positives(judged, group), group),
-    )
     rows = tuple(
         (
-            words(next(one["tasks"][group]["title"] for one in judged.values() if group in one["tasks"])),
+            words(_title(judged, group)),
             count(find(first, "tasks", group, "positives", "test")),
-            _score(first, "tasks", group, "baseline"),
-            _score(first, "tasks", group, "real"),
-            *(_score(one, "tasks", group, "synthetic") for one in judged.values()),
+            _auroc(first, group, "baseline"),
+            _auroc(first, group, "real"),
+            *(_auroc(one, group, "synthetic") for one in judged.values()),
         )
-        for group in groups
+        for group in _groups(judged)
     )
-    caption = (
-        "AUROC of each task. Age and sex only, and trained on real, are those of the first experiment; the"
-        " columns after them are trained on the synthetic patients of each experiment."
-    )
+    caption = "The same AUROC as numbers; AUPRC and all intervals stand in report.json."
     head = ("group", "positives in test", "age and sex only", "real", *judged)
     return Table(caption, head, rows)
+
+
+def _auroc(utility: Mapping[str, Any], group: str, trained_on: str) -> Cell:
+    keys = ("tasks", group, trained_on)
+    return decimal(find(utility, *keys, "auroc"), reason(utility, *keys))
+
+
+def _drawn(judged: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """The tasks as marks with intervals; no figure where none could be computed."""
+    groups = [figures.Ranges(_title(judged, group), _marks(judged, group)) for group in _groups(judged)]
+    drawn = [group for group in groups if group.marks]
+    if not drawn:
+        return ()
+    source = figures.ranges(drawn, x="AUROC", chance=0.5, plain=("age and sex only", "real"))
+    caption = (
+        "AUROC of each task with its 95 % interval. In grey what the real training patients of the first"
+        " experiment give, in colour what the synthetic patients of each experiment give. Good is a coloured"
+        " mark at the grey square; dashed is chance."
+    )
+    return (Figure(source, "AUROC by task and training set; the numbers follow in a table", caption),)
+
+
+def _marks(judged: Mapping[str, Any], group: str) -> dict[str, tuple[float, float, float]]:
+    """Value and interval by what the classifier was trained on, as far as they were computed."""
+    first = next(iter(judged.values()))
+    yardsticks = {"age and sex only": (first, "baseline"), "real": (first, "real")}
+    series = yardsticks | {name: (one, "synthetic") for name, one in judged.items()}
+    found = {name: find(one, "tasks", group, key) for name, (one, key) in series.items()}
+    return {
+        name: (score["auroc"], *score["auroc_interval"])
+        for name, score in found.items()
+        if find(score, "auroc") is not None and find(score, "auroc_interval") is not None
+    }
+
+
+def _groups(judged: Mapping[str, Any]) -> list[str]:
+    """The tasks of all experiments, those with most positives first."""
+    groups = {group for one in judged.values() for group in one["tasks"]}
+    return sorted(groups, key=lambda group: (-_positives(judged, group), group))
+
+
+def _title(judged: Mapping[str, Any], group: str) -> str:
+    return next(str(one["tasks"][group]["title"]) for one in judged.values() if group in one["tasks"])
 
 
 def _positives(judged: Mapping[str, Any], group: str) -> int:
