@@ -22,8 +22,20 @@ from promptehr.errors import ArtifactError
 
 TOP = 15
 WIDEST = 60
+LONGEST = 200
 SCHEMAS = {table.name: table for table in schemas.TABLES}
 DOCUMENTS = {document.name: document for document in schemas.DOCUMENTS}
+CURVES = {
+    "epoch": "epoch",
+    "step": "step",
+    "learning rate": "learning_rate",
+    "train NLL, prompt": "train.prompt.nll",
+    "prompt": "valid.prompt.codes.perplexity",
+    "accuracy": "valid.prompt.codes.accuracy",
+    "history": "valid.history.codes.perplexity",
+    "denoise": "valid.denoise.codes.perplexity",
+    "best so far": "best",
+}
 SEAL = ("format", "format_version", "stage", "key", "inputs", "files")
 
 Content = Mapping[str, Any]
@@ -202,9 +214,45 @@ def _index(content: Content) -> str:
 
 
 def _tree(content: Content) -> str:
-    """Nested values, one line each; long lists as their length."""
+    """Nested values: a table where entries have the same keys, else one line each."""
     own = {key: value for key, value in content.items() if key not in SEAL}
-    return "\n".join(f"{name}  {value}" for name, value in _padded(list(_lines(own))))
+    loose, tables = [], []
+    for name, value in _branches(own):
+        if _is_grid(value):
+            tables.append(_grid(name, value))
+        else:
+            loose.append((name, _plain(value)))
+    lines = "\n".join(f"{name}  {value}" for name, value in _padded(loose))
+    return "\n\n".join(part for part in (lines, *tables) if part)
+
+
+def _branches(content: Content, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted names of what is a table or a single value."""
+    for key, value in content.items():
+        name = f"{prefix}.{key}" if prefix else key
+        if isinstance(value, dict) and value and len(value) <= WIDEST and not _is_grid(value):
+            yield from _branches(value, name)
+        else:
+            yield name, value
+
+
+def _is_grid(value: Any) -> bool:
+    """Whether a mapping holds at least two mappings of single values that share a key."""
+    if not isinstance(value, dict) or len(value) < 2:
+        return False
+    rows = list(value.values())
+    if not all(isinstance(row, dict) and row for row in rows):
+        return False
+    single = not any(isinstance(cell, dict) for row in rows for cell in row.values())
+    return single and bool(set.intersection(*(set(row) for row in rows)))
+
+
+def _grid(name: str, value: Content) -> str:
+    columns = list(dict.fromkeys(column for row in value.values() for column in row))
+    lines = [
+        (entry, *(_plain(row[key]) if key in row else "" for key in columns)) for entry, row in value.items()
+    ]
+    return _aligned((name, *columns), lines)
 
 
 def _lines(content: Content, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -234,18 +282,15 @@ def _seal(content: Content) -> str:
 
 
 def _history(path: Path, rows: int) -> str:
-    del rows  # One line per epoch: no patient is in it.
+    del rows  # A line per epoch: no patient is in it.
     try:
         lines = [dict(_lines(json.loads(line))) for line in path.read_text().splitlines()]
     except (ValueError, OSError) as error:
         raise ArtifactError(f"{path}: not JSON lines; rerun train") from error
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    cells = [[line.get(name, "") for name in names] for line in lines]
-    # More columns than a terminal has: a column becomes a line, an epoch a column.
-    turned = [(name, *(row[place] for row in cells)) for place, name in enumerate(names)]
-    return f"{path.name}: {len(lines)} lines\n\n" + _aligned(
-        ("", *(str(number + 1) for number in range(len(cells)))), turned, right=range(1, len(cells) + 1)
-    )
+    cells = [[line.get(name, "") for name in CURVES.values()] for line in lines]
+    marked = [[*row[:-1], "*" if row[-1] == "true" else ""] for row in cells]
+    head = f"{path.name}: training history, {len(lines)} epochs; code perplexity and accuracy on valid"
+    return f"{head}\n\n{_aligned(tuple(CURVES), marked, right=range(len(CURVES) - 1))}"
 
 
 def _csv(path: Path, rows: int) -> str:
@@ -317,9 +362,10 @@ def _folder(folder: Path) -> str:
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, list) and len(value) > TOP and isinstance(value[0], dict | list):
-        return f"({len(value):,} entries)"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, list) and value and all(isinstance(entry, float) for entry in value):
+        value = [float(f"{entry:.4g}") for entry in value]
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return f"({len(value):,} entries)" if isinstance(value, list | dict) and len(text) > LONGEST else text
 
 
 def _padded(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

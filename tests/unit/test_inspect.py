@@ -151,14 +151,42 @@ def test_evaluation_is_a_list_of_named_values(tmp_path: Path) -> None:
     ]
 
 
+def test_entries_with_the_same_keys_are_a_table(tmp_path: Path) -> None:
+    scored = {"nll": 5.0, "interval": [4.92345678, 5.1]}
+    content = {"prompt": {"all": scored | {"tokens": 10}, "codes": scored}, "unknown_share": 0.25}
+    artifacts.write_json(tmp_path / "likelihood.json", content, schemas.EVALUATION)
+    shown = describe(tmp_path / "likelihood.json", rows=0)
+    assert block(shown, 1) == "unknown_share  0.25"
+    assert block(shown, 2).splitlines() == [
+        "prompt  interval      nll  tokens",
+        "all     [4.923, 5.1]  5    10",
+        "codes   [4.923, 5.1]  5",
+    ]
+
+
 def test_history_is_a_table_of_epochs(tmp_path: Path) -> None:
-    lines = [{"epoch": n, "valid": {"prompt": {"nll": 6.0 - n}}} for n in (1, 2)]
+    lines = [
+        {
+            "epoch": n,
+            "step": 10 * n,
+            "valid": {"prompt": {"codes": {"perplexity": 300.0 / n}}},
+            "best": n == 2,
+        }
+        for n in (1, 2)
+    ]
     path = tmp_path / "history.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert block(describe(path, rows=0), 1).splitlines() == [
-        "                  1  2",
-        "epoch             1  2",
-        "valid.prompt.nll  5  4",
+    head, *rows = block(describe(path, rows=0), 1).splitlines()
+    assert head.split()[:2] == ["epoch", "step"]
+    assert [row.split() for row in rows] == [["1", "10", "300"], ["2", "20", "150", "*"]]
+
+
+def test_long_values_are_counted(tmp_path: Path) -> None:
+    content = {"parameters": {"codes": ["4019"] * 100}, "planted": {"patients": 20}}
+    artifacts.write_json(tmp_path / "process.json", content, schemas.PROCESS)
+    assert block(describe(tmp_path / "process.json", rows=0), 1).splitlines() == [
+        "parameters.codes  (100 entries)",
+        "planted.patients  20",
     ]
 
 
