@@ -1,6 +1,7 @@
 """Builders for tests of the model: cohorts from nested lists, and a train stage's inputs on disk."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,26 @@ def cohort(*patients: Visits) -> tokens.Cohort:
         tokens=np.array([token for one in sequences for token in one], dtype=np.int64),
         offsets=np.cumsum([0, *(len(one) for one in sequences)]),
     )
+
+
+def visits_of(flat: tokens.Ints, offsets: tokens.Ints) -> list[list[list[int]]]:
+    """Records as nested lists, after every rule of the grammar was asserted."""
+    records = []
+    for start, end in pairwise(offsets):
+        record = flat[start:end].tolist()
+        assert (record[0], record[-1]) == (tokens.BOS, tokens.END)
+        visits: list[list[int]] = []
+        for token in record[1:-1]:
+            if token == tokens.VISIT:
+                visits.append([])
+            elif token == tokens.VISIT_END:
+                assert visits[-1]
+            else:
+                visits[-1].append(token)
+        assert visits
+        assert all(len(set(visit)) == len(visit) for visit in visits)
+        records.append(visits)
+    return records
 
 
 def store(*patients: Visits) -> TokenStore:
@@ -128,7 +149,10 @@ def _vocabulary() -> dict[str, Any]:
         "special": dict(zip(names, ids, strict=True)),
         "codes": [{"code": c, "patients": 1, "occurrences": 1, "title": None} for c in CODES],
         "age": {"mean": 60.0, "spread": 20.0, "patients": 1},
-        "demographics": [],
+        "demographics": [
+            {"gender": "M", "ethnicity": "WHITE", "age_from": 40, "age_to": 60, "patients": 30},
+            {"gender": "F", "ethnicity": "ASIAN", "age_from": 0, "age_to": 5, "patients": 10},
+        ],
     }
 
 
