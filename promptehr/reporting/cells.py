@@ -34,7 +34,7 @@ def count(value: Any, note: str | None = None) -> Cell:
 
 def decimal(value: Any, note: str | None = None, *, digits: int = 3) -> Cell:
     """A number with fixed decimals."""
-    return _cell(value, note, lambda number: f"{number:,.{digits}f}")
+    return _cell(value, note, lambda number: f"{number:z,.{digits}f}")
 
 
 def perplexity(value: Any, note: str | None = None) -> Cell:
@@ -44,24 +44,24 @@ def perplexity(value: Any, note: str | None = None) -> Cell:
 
 def percent(value: Any, note: str | None = None, *, digits: int = 1) -> Cell:
     """A share as per cent."""
-    return _cell(value, note, lambda share: f"{100 * share:.{digits}f} %")
+    return _cell(value, note, lambda share: f"{100 * share:z.{digits}f} %")
 
 
 def interval(value: Any, note: str | None = None, *, digits: int = 3) -> Cell:
     """A 95 % interval."""
-    return _cell(value, note, lambda bounds: f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}")
+    return _cell(value, note, lambda bounds: f"{bounds[0]:z.{digits}f} to {bounds[1]:z.{digits}f}")
 
 
 def with_interval(value: Any, bounds: Sequence[float] | None, note: str | None = None) -> Cell:
     """A number and, where there is one, its 95 % interval in brackets."""
-    inner = "" if bounds is None else f" [{bounds[0]:.3f}, {bounds[1]:.3f}]"
-    return _cell(value, note, lambda number: f"{number:.3f}{inner}")
+    inner = "" if bounds is None else f" [{bounds[0]:z.3f}, {bounds[1]:z.3f}]"
+    return _cell(value, note, lambda number: f"{number:z.3f}{inner}")
 
 
 def with_percents(value: Any, bounds: Sequence[float] | None, note: str | None = None) -> Cell:
     """A share and, where there is one, its 95 % interval in brackets, as per cent."""
-    inner = "" if bounds is None else f" [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]"
-    return _cell(value, note, lambda share: f"{100 * share:.2f}{inner} %")
+    inner = "" if bounds is None else f" [{100 * bounds[0]:z.2f}, {100 * bounds[1]:z.2f}]"
+    return _cell(value, note, lambda share: f"{100 * share:z.2f}{inner} %")
 
 
 def verdict(value: Any, note: str | None = None, *, yes: str = "passed", no: str = "FAILED") -> Cell:

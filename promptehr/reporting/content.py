@@ -60,7 +60,10 @@ def assemble(material: Material, settings: Settings, versions: Mapping[str, str]
     """
     masked = masking.applies(settings)
     flow = {stage: document["tables"] for stage, document in material.ledgers.items() if "tables" in document}
-    experiments = {one.name: _experiment(one, masked) for one in material.experiments}
+    valid = find(material.ledgers.get("records"), "splits", "valid")
+    # Curves are rates of the validation split.
+    curves = not (masked and valid is not None and masking.is_small(valid))
+    experiments = {one.name: _experiment(one, masked=masked, curves=curves) for one in material.experiments}
     return {
         "title": settings.report.title,
         "source": settings.source.kind,
@@ -81,11 +84,13 @@ def short(stage: str) -> str:
     return stage.removeprefix("evaluate_")
 
 
-def _experiment(experiment: Experiment, masked: bool) -> dict[str, Any]:
+def _experiment(experiment: Experiment, *, masked: bool, curves: bool) -> dict[str, Any]:
     documents = {short(stage): _own(stage, document) for stage, document in experiment.documents.items()}
+    if "train" in documents and not curves:
+        documents["train"] = masking.training(documents["train"])
     return {
-        "method": _assigned(experiment.documents.get("generate", {})).get("generate.method"),
-        "history": list(experiment.history),
+        "method": _method(experiment),
+        "history": list(experiment.history) if curves else [],
         **(masking.documents(documents) if masked else documents),
     }
 

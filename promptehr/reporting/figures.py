@@ -145,7 +145,7 @@ def ranges(groups: Sequence[Ranges], *, x: str, chance: float, plain: Sequence[s
     with matplotlib.rc_context(STYLE):
         series = list(dict.fromkeys(name for group in groups for name in group.marks))
         colours = dict(zip([name for name in series if name not in plain], COLOURS * 9, strict=False))
-        height = 0.13 * len(groups) * (len(series) + 1) + 0.9
+        height = 0.1 * len(groups) * (len(series) + 1) + 0.9
         figure, (place,) = _grid(1, height=height, width=0.85 * PAGE_WIDTH)
         place.axvline(chance, color="#999999", linewidth=0.8, linestyle="--")
         for nth, name in enumerate(series):

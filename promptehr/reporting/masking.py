@@ -69,13 +69,32 @@ def _rounded(rows: int) -> int | str:
     return count(rows) if rows < LEAST else max(ROUNDED_TO * round(rows / ROUNDED_TO), LEAST)
 
 
+# --- training ----------------------------------------------------------------------------------
+
+
+def training(summary: Tree) -> dict[str, Any]:
+    """A training summary without what was measured on the validation split."""
+    return {**summary, "published": {"epoch": summary["published"]["epoch"]}}
+
+
 # --- evaluations -------------------------------------------------------------------------------
 
 
 def documents(found: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment's documents by name; likelihood and summaries count tokens and synthetic patients."""
+    """An experiment's documents by name; summaries count synthetic patients only."""
     masks = {"fidelity": fidelity, "utility": utility, "privacy": privacy}
-    return {name: masks[name](document) if name in masks else document for name, document in found.items()}
+    return {
+        name: {"reason": REASON} if _is_tiny(document) else masks.get(name, dict)(document)
+        for name, document in found.items()
+    }
+
+
+def _is_tiny(document: Tree) -> bool:
+    """Whether all of a document is made from too few real patients."""
+    patients = document.get("patients")
+    if isinstance(patients, int):
+        return "conditions" in document and is_small(patients)
+    return patients is not None and any(is_small(n) for side, n in patients.items() if side in REAL_SIDES)
 
 
 def fidelity(document: Tree) -> dict[str, Any]:
@@ -107,12 +126,29 @@ def privacy(document: Tree) -> dict[str, Any]:
     """Cohort sizes, copies among the held-out, and held-out patients with a twin in training."""
     attack = document["membership"]
     sizes = {name: count(attack[name]) for name in ("members", "non_members")}
+    if is_small(attack["members"]):
+        document = _without_size(document)
+        attack = document["membership"]
     return {
         **document,
         "patients": _sides(document["patients"]),
         "copies": _copies(document["copies"]),
         "membership": {**attack, **sizes},
         "distances": _distances(document["distances"]),
+    }
+
+
+def _without_size(document: Tree) -> dict[str, Any]:
+    """Without the number of members, which the reasons name."""
+    reason = "fewer members and non-members than the attack needs"
+    told = document["membership"]["reason"]
+    blocks = {name: document[name] for name in ("membership", "planted", "gate")}
+    return {
+        **document,
+        **{
+            name: {**block, "reason": reason} if block.get("reason") == told else block
+            for name, block in blocks.items()
+        },
     }
 
 

@@ -27,10 +27,12 @@ SECTIONS = (overview, flow, training, likelihood, fidelity, utility, privacy, pa
 def render(content: Mapping[str, Any]) -> str:
     """The page: inline style, figures as data URIs, no script, nothing fetched."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(template.TEMPLATE).render(
+    page = environment.from_string(template.TEMPLATE).render(
         title=content["title"],
         subtitle=overview.subtitle(content),
         verdict=overview.verdict_text(content),
         sections=[module.section(content) for module in SECTIONS],
         style=template.STYLE,
     )
+    # A number and its sign stay on one line.
+    return page.replace(" %", "\N{NO-BREAK SPACE}%")

@@ -31,8 +31,15 @@ def experiments(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def having(content: Mapping[str, Any], document: str) -> dict[str, Any]:
-    """One document of every experiment that has it, by the experiment's name."""
-    return {name: one[document] for name, one in experiments(content).items() if one.get(document)}
+    """One document of every experiment that has it and may show it, by the experiment's name."""
+    found = {name: one[document] for name, one in experiments(content).items() if one.get(document)}
+    return {name: numbers for name, numbers in found.items() if "reason" not in numbers}
+
+
+def withheld(content: Mapping[str, Any], document: str) -> tuple[str, ...]:
+    """A sentence for each experiment whose whole document is replaced by a reason."""
+    found = {name: find(one, document, "reason") for name, one in experiments(content).items()}
+    return tuple(f"{name}: not shown, {why}." for name, why in found.items() if why)
 
 
 def flow(content: Mapping[str, Any]) -> list[tuple[str, str, Any]]:

@@ -18,18 +18,17 @@ p { margin: .4rem 0 .8rem; max-width: 52rem; }
 nav { margin: 1rem 0 0; font-size: .9rem; } nav a { margin-right: 1rem; white-space: nowrap; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 figure { margin: 1rem 0 1.4rem; } figure img { max-width: 100%; display: block; }
-figcaption, caption { text-align: left; color: var(--soft); font-size: .9rem; max-width: 52rem; }
-figcaption { margin-top: .4rem; } caption { padding-bottom: .45rem; }
-.wide { overflow-x: auto; } h2 + .wide table, h2 + figure { margin-top: .3rem; }
-table { border-collapse: collapse; margin: 1rem 0 .4rem; font-size: .92rem; }
+figcaption { color: var(--soft); font-size: .9rem; max-width: 52rem; margin: .4rem 0 .5rem; }
+figure.table { margin: 1.5rem 0 1.6rem; } h2 + figure { margin-top: .3rem; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .92rem; }
 th { text-align: left; font-weight: 600; border-bottom: 1.5px solid #888; vertical-align: bottom; }
 th, td { padding: .22rem .8rem .22rem 0; } td { border-top: 1px solid #ececec; vertical-align: top; }
 tr.more td { border-top: none; }
 th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; padding-left: .6rem; }
-th { max-width: 9.5rem; } th.n { min-width: 4.4rem; } td.n { white-space: nowrap; }
+th { max-width: 9.5rem; } th.n { min-width: 5.2rem; } td.n { white-space: nowrap; }
 tbody tr:last-child td { border-bottom: 1.5px solid #888; }
 sup { font-size: .72em; color: var(--soft); margin-left: .15em; }
-ol.notes { list-style: lower-alpha; margin: 0 0 1.2rem; padding-left: 1.4rem; font-size: .85rem;
+ol.notes { list-style: lower-alpha; margin: .3rem 0 0; padding-left: 1.4rem; font-size: .85rem;
   color: var(--soft); }
 .bad { color: #a03000; font-weight: 600; }
 .patients { display: grid; grid-template-columns: 1fr 1fr; gap: .2rem 2.2rem; }
@@ -39,16 +38,21 @@ ol.notes { list-style: lower-alpha; margin: 0 0 1.2rem; padding-left: 1.4rem; fo
 .patient .visit { color: var(--soft); font-size: .82rem; margin-top: .35rem; }
 .patient li { display: grid; grid-template-columns: 4.2em 1fr; } .patient code { color: var(--accent); }
 code { font: .95em ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
-.columns { columns: 2; column-gap: 2.4rem; } .columns table { margin-top: 0; }
-@media (max-width: 760px) { .patients { grid-template-columns: 1fr; } .columns { columns: 1; } }
-@media print { body { font-size: 10.5pt; padding: 0; max-width: none; } nav { display: none; }
-  h2 { break-after: avoid; } figure, tr { break-inside: avoid; } a { color: inherit; } }
+@media (max-width: 760px) { .patients { grid-template-columns: 1fr; } }
+@page { size: A4; margin: 12mm; }
+@media print { :root { font-size: 11.5px; } nav { display: none; }
+  body { font-size: 9.3pt; padding: 0; max-width: none; }
+  .wide { overflow: visible; } table { font-size: 7.4pt; } th.n { min-width: 0; }
+  th, td { padding: .12rem .45rem .12rem 0; } th.n, td.n { padding-left: .3rem; }
+  h2, figcaption { break-after: avoid; } figure, figcaption, tr { break-inside: avoid; }
+  figure.table { break-inside: auto; } a { color: inherit; } }
 """
 
 TEMPLATE = """
 {%- macro table(view) -%}
+<figure class="table">
+<figcaption>{{ view.caption }}</figcaption>
 <div class="wide"><table>
-<caption>{{ view.caption }}</caption>
 <thead><tr>
 {%- for title in view.head %}<th{% if view.numeric(loop.index0) %} class="n"{% endif %}>{{ title }}</th>
 {%- endfor %}</tr></thead>
@@ -64,6 +68,7 @@ TEMPLATE = """
 {%- if view.notes %}
 <ol class="notes">{% for note in view.notes %}<li>{{ note }}</li>{% endfor %}</ol>
 {%- endif %}
+</figure>
 {%- endmacro -%}
 {%- macro figure(drawn) -%}
 <figure><img src="{{ drawn.source }}" alt="{{ drawn.alt }}">

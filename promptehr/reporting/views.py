@@ -7,7 +7,7 @@ from typing import Any, Literal
 from promptehr.reporting.cells import Cell
 
 # In one piece, so that a narrow column title does not break within it.
-INTERVAL = "[95\N{NO-BREAK SPACE}%\N{NO-BREAK SPACE}interval]"
+INTERVAL = "[95 %\N{NO-BREAK SPACE}interval]"
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def test_leak_alarm_stands_out() -> None:
     one = Experiment("base", {"evaluate_likelihood": {"likelihood": scored}})
     table = likelihood.section(assemble(material(one), build.settings(), {})).views[1]
     assert isinstance(table, Table)
-    assert table.rows[-1][1] == cells.Cell("RAISED", numeric=False, bad=True)
+    assert table.rows[-1][1] == cells.Cell("RAISED", bad=True)
     assert "leak alarm is RAISED" in overview.verdict_text(assemble(material(one), build.settings(), {}))
 
 
@@ -274,6 +274,37 @@ def test_share_of_few_copies_is_masked_with_what_gives_it_away() -> None:
     assert masked["synthetic"] == {"records": 200, "copies": 90, "share": 0.45}
 
 
+def test_reason_that_names_few_members_is_masked_too() -> None:
+    told = "8 members and non-members with codes enough, 300 are needed"
+    numbers = build.flagged()
+    numbers["membership"] |= {"members": 8, "non_members": 8, "reason": told}
+    numbers |= {"planted": {"controls": None, "reason": told}, "gate": {"passed": None, "reason": told}}
+    masked = masking.privacy(numbers)
+    assert masked["membership"]["members"] == "<11"
+    assert told not in json.dumps(masked)
+
+
+def test_numbers_from_fewer_than_11_test_patients_are_not_shown() -> None:
+    tiny = {"fidelity": {"patients": {"real": 10, "synthetic": 80, "ceiling": 80}}}
+    scored = {"likelihood": build.likelihood() | {"patients": 10}}
+    one = Experiment("base", {"evaluate_fidelity": tiny, "evaluate_likelihood": scored})
+    content = assemble(material(one), build.settings("report.small_counts=mask"), {})
+    assert content["experiments"]["base"]["fidelity"] == {"reason": "made from fewer than 11 real patients"}
+    assert "<p>base: not shown, made from fewer than 11 real patients.</p>" in render(content)
+    assert content["experiments"]["base"]["likelihood"] == content["experiments"]["base"]["fidelity"]
+
+
+@pytest.mark.parametrize(("valid", "epochs"), [(10, 0), (11, 1)])
+def test_curves_need_11_validation_patients(valid: int, epochs: int) -> None:
+    summary = {"published": build.epoch(5), "parameters": 7, "epochs": 5}
+    one = Experiment("base", {"train": summary}, history=(build.epoch(5),))
+    found = replace(material(one), ledgers={"records": {"tables": {}, "splits": {"valid": valid}}})
+    content = assemble(found, build.settings("report.small_counts=mask"), {})
+    assert len(content["experiments"]["base"]["history"]) == epochs
+    assert ("valid" in content["experiments"]["base"]["train"]["published"]) == (epochs > 0)
+    assert ("measured on fewer than 11 real patients" in render(content)) == (epochs == 0)
+
+
 # --- cells -------------------------------------------------------------------------------------
 
 
@@ -283,6 +314,8 @@ def test_share_of_few_copies_is_masked_with_what_gives_it_away() -> None:
         (cells.count(1234567), "1,234,567"),
         (cells.count("<11"), "<11"),
         (cells.decimal(-0.25), "−0.250"),
+        (cells.decimal(-0.0001), "0.000"),
+        (cells.with_interval(-0.0001, [-0.0002, 0.0]), "0.000 [0.000, 0.000]"),
         (cells.perplexity(1.1949), "1.19"),
         (cells.perplexity(23.44), "23.4"),
         (cells.perplexity(30216.7), "30,217"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from promptehr.reporting import figures
 from promptehr.reporting.cells import Cell, count, decimal, percent, with_interval, with_percents, words
-from promptehr.reporting.reading import find, having, reason
+from promptehr.reporting.reading import find, having, reason, withheld
 from promptehr.reporting.views import INTERVAL, Figure, Section, Table
 
 MEASURES = (("r2", "R²"), ("pearson", "Pearson"), ("spearman", "Spearman"))
@@ -31,7 +31,7 @@ def section(content: Mapping[str, Any]) -> Section:
     """Tables and figures over all experiments; the parts for each one."""
     judged = having(content, "fidelity")
     if not judged:
-        return Section("fidelity", "Fidelity", ("No experiment was evaluated.",))
+        return Section("fidelity", "Fidelity", ("No experiment is shown.", *withheld(content, "fidelity")))
     views: tuple[Table | Figure, ...] = (
         _agreement(judged),
         _scatter(judged, masked=content["small_counts"] == "masked"),
@@ -40,7 +40,9 @@ def section(content: Mapping[str, Any]) -> Section:
         _lengths(judged),
         _implausible(judged),
     )
-    return Section("fidelity", "Fidelity: do they look like real patients?", (), views)
+    return Section(
+        "fidelity", "Fidelity: do they look like real patients?", withheld(content, "fidelity"), views
+    )
 
 
 # --- prevalence --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Held-out likelihood per condition and token class, beside baselines and optimum."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from promptehr.reporting.cells import (
@@ -15,7 +16,7 @@ from promptehr.reporting.cells import (
     with_percents,
     words,
 )
-from promptehr.reporting.reading import CONDITIONS, find, having, reason
+from promptehr.reporting.reading import CONDITIONS, find, having, reason, withheld
 from promptehr.reporting.views import INTERVAL, Section, Table
 
 TITLES = {
@@ -44,14 +45,21 @@ def section(content: Mapping[str, Any]) -> Section:
     """The tables of every experiment that has a trained model."""
     scored = having(content, "likelihood")
     if not scored:
-        return Section("likelihood", "Likelihood", ("No experiment has a trained model to score.",))
+        return Section(
+            "likelihood", "Likelihood", ("No experiment is shown.", *withheld(content, "likelihood"))
+        )
     unknown = "; ".join(
         f"{name} {percent(find(one, 'unknown_share'), digits=2).text}" for name, one in scored.items()
     )
     note = f"Codes outside the vocabulary are scored by no one; their share of the test codes: {unknown}."
     tables = (_yardsticks, _distance, _features, _conditions)
     views = tuple(table(name, one) for name, one in scored.items() for table in tables)
-    return Section("likelihood", "Likelihood of held-out patients", (WHY_NOT_15, note), views)
+    return Section(
+        "likelihood",
+        "Likelihood of held-out patients",
+        (WHY_NOT_15, note, *withheld(content, "likelihood")),
+        views,
+    )
 
 
 def gap_closed(likelihood: Any) -> Any:
@@ -90,7 +98,7 @@ def _distance(name: str, likelihood: Mapping[str, Any]) -> Table:
         *(_gap(likelihood, condition) for condition in ("prompt", "history")),
         (words("NLL above the optimum, nats per patient"), decimal(find(leak, "mean"), why, digits=2)),
         (words("… in standard errors"), deviations),
-        (words("leak alarm"), verdict(_quiet(leak), why, yes="quiet", no="RAISED")),
+        (words("leak alarm"), replace(verdict(_quiet(leak), why, yes="quiet", no="RAISED"), numeric=True)),
     )
     caption = (
         f"{name}: how far from what is possible. The share of the gap between the unigram by sex and age"
@@ -113,13 +121,13 @@ def _quiet(leak: Any) -> bool | None:
 
 
 def _features(name: str, likelihood: Mapping[str, Any]) -> Table:
+    gain = likelihood["available_gain"]
+    unknown = find(gain, "reason") or "not computed for this feature"
     rows = tuple(
         (
             words(title),
             with_interval(find(likelihood, "swap", key, "value"), find(likelihood, "swap", key, "interval")),
-            decimal(
-                find(likelihood, "available_gain", key, "mean"), reason(likelihood, "available_gain", key)
-            ),
+            decimal(find(gain, key, "mean"), unknown),
         )
         for key, title in FEATURES
     )

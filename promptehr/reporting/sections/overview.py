@@ -129,14 +129,15 @@ def _privacy(one: Mapping[str, Any]) -> str:
 def _row(name: str, one: Mapping[str, Any]) -> tuple[Cell, ...]:
     scored, fidelity = one.get("likelihood"), one.get("fidelity")
     r2, ceiling = ("prevalence", "r2"), ("prevalence", "ceiling", "r2")
-    unscored = "only a trained model has a likelihood of its own" if scored is None else None
-    optimum = reason(scored, "optimum", "prompt")
+    untrained = "only a trained model has a likelihood of its own" if scored is None else None
+    unscored = untrained or reason(scored, "conditions", "prompt", "codes")
+    unbounded = untrained or reason(scored, "gap_closed", "prompt")
     return (
         words(name),
         words(METHODS.get(one["method"], DASH)),
         count(find(one.get("generate"), "patients"), reason(one.get("generate"), "patients")),
         perplexity(find(scored, "conditions", "prompt", "codes", "perplexity"), unscored),
-        percent(likelihood.gap_closed(scored), unscored or optimum, digits=0),
+        percent(likelihood.gap_closed(scored), unbounded, digits=0),
         decimal(find(fidelity, *r2), reason(fidelity, *r2)),
         decimal(find(fidelity, *ceiling), reason(fidelity, *ceiling)),
         decimal(utility.mean(one.get("utility"), "synthetic"), reason(one.get("utility"))),

@@ -13,7 +13,7 @@ from promptehr.reporting.cells import (
     with_percents,
     words,
 )
-from promptehr.reporting.reading import find, having, reason
+from promptehr.reporting.reading import find, having, reason, withheld
 from promptehr.reporting.views import INTERVAL, Section, Table
 
 WHAT = (
@@ -35,9 +35,9 @@ def section(content: Mapping[str, Any]) -> Section:
     """The gate of every experiment, the planted controls, and distances as context."""
     judged = having(content, "privacy")
     if not judged:
-        return Section("privacy", "Privacy", ("No experiment was evaluated.",))
+        return Section("privacy", "Privacy", ("No experiment is shown.", *withheld(content, "privacy")))
     rule = find(next(iter(judged.values())), "gate", "rule")
-    paragraphs = (WHAT, f"The gate. {rule}")
+    paragraphs = (WHAT, f"The gate. {rule}", *withheld(content, "privacy"))
     views = (_gates(judged), _controls(judged), _distances(judged))
     return Section("privacy", "Privacy: do they give away real patients?", paragraphs, views)
 

@@ -13,7 +13,13 @@ def section(content: Mapping[str, Any]) -> Section:
     """One panel per trained experiment and a line with the published epoch."""
     trained = {name: one for name, one in experiments(content).items() if one["history"]}
     if not trained:
-        return Section("training", "Training", ("No experiment trains a model.",))
+        hidden = any(one.get("train") for one in content["experiments"].values())
+        why = (
+            "Not shown, measured on fewer than 11 real patients."
+            if hidden
+            else "No experiment trains a model."
+        )
+        return Section("training", "Training", (why,))
     rows = tuple(_row(name, one) for name, one in trained.items())
     caption = (
         "The published weights. The best epoch has the lowest code NLL on the validation split under the"

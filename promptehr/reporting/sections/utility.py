@@ -5,7 +5,7 @@ from typing import Any
 
 from promptehr.reporting import figures
 from promptehr.reporting.cells import Cell, count, decimal, with_interval, words
-from promptehr.reporting.reading import find, having, reason
+from promptehr.reporting.reading import find, having, reason, withheld
 from promptehr.reporting.views import Figure, Section, Table
 
 TRAINED_ON = (
@@ -28,9 +28,14 @@ def section(content: Mapping[str, Any]) -> Section:
     """Means over the tasks for each experiment, then each task."""
     judged = having(content, "utility")
     if not judged:
-        return Section("utility", "Utility", ("No experiment was evaluated.",))
+        return Section("utility", "Utility", ("No experiment is shown.", *withheld(content, "utility")))
     title = "Utility: do classifiers learn from them?"
-    return Section("utility", title, (WHAT,), (_means(judged), *_drawn(judged), _tasks(judged)))
+    return Section(
+        "utility",
+        title,
+        (WHAT, *withheld(content, "utility")),
+        (_means(judged), *_drawn(judged), _tasks(judged)),
+    )
 
 
 def mean(utility: Any, trained_on: str) -> Any:
