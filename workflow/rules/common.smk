@@ -127,11 +127,14 @@ def conditioning(wildcards):
 
 
 def process():
-    """The random process behind simulated patients and their true codes, where there is one."""
-    if SETTINGS.source.kind != "simulate":
-        return {}
-    truth = {name: path for name, path in records().items() if name in ("test", "records_ledger")}
-    return {"process": "<results>/simulate/process.json", **truth}
+    """The random process behind simulated patients, where there is one."""
+    return {"process": "<results>/simulate/process.json"} if SETTINGS.source.kind == "simulate" else {}
+
+
+def truth():
+    """The process, and the true codes of the patients it is asked about."""
+    names = ("test", "records_ledger") if process() else ()
+    return process() | {name: path for name, path in records().items() if name in names}
 
 
 def everything():

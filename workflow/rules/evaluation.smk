@@ -1,7 +1,7 @@
 rule evaluate_likelihood:
     input:
         **shards(),
-        **process(),
+        **truth(),
         model=MODEL_FILES,
         train_summary=ancient("<results>/train/{experiment}/summary.json"),
     output:
