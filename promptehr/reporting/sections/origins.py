@@ -6,6 +6,7 @@ from typing import Any
 
 from promptehr.reporting.cells import words
 from promptehr.reporting.views import Section, Table
+from promptehr.settings import Settings
 
 LEFT_OUT = (
     "The bytes of this page and of every artifact repeat on one machine with one set of versions, one device"
@@ -20,7 +21,7 @@ def section(content: Mapping[str, Any]) -> Section:
     settings = content["settings"]
     everywhere = settings["all"]
     names = content["order"]
-    differing = sorted({key for own in settings["experiments"].values() for key in own})
+    differing = sorted({key for own in settings["experiments"].values() for key in own}, key=_pipeline_order)
     by_experiment = Table(
         "Settings in which the experiments differ; a blank is a stage that the experiment does not have.",
         ("setting", *names),
@@ -31,16 +32,23 @@ def section(content: Mapping[str, Any]) -> Section:
     )
     views = (
         Table(
-            "Versions installed when this page was made.", ("package", "version"), _pairs(content["versions"])
+            "Versions installed when this page was made.",
+            ("package", "version"),
+            _pairs(dict(sorted(content["versions"].items()))),
         ),
         by_experiment,
         Table(
             "Settings that all experiments share, seeds among them, from the seals of the artifacts.",
             ("setting", "value"),
-            _pairs({key: _text(everywhere, key) for key in everywhere}),
+            _pairs({key: _text(everywhere, key) for key in sorted(everywhere, key=_pipeline_order)}),
         ),
     )
     return Section("origins", "Versions, settings, seeds", (LEFT_OUT,), views)
+
+
+def _pipeline_order(key: str) -> tuple[int, str]:
+    """Sections as in config.yaml, keys by name."""
+    return (list(Settings.model_fields).index(key.partition(".")[0]), key)
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
@@ -48,4 +56,4 @@ def _text(values: Mapping[str, Any], key: str) -> str:
 
 
 def _pairs(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple((words(key), words(value)) for key, value in sorted(values.items()))
+    return tuple((words(key), words(value)) for key, value in values.items())
