@@ -64,7 +64,7 @@ def vocabulary(train: pa.Table) -> dict[str, Any]:
                 "code": code,
                 "title": None if code == "585" else f"Title of {code}",
                 "patients": 20,
-                "occurrences": counts[code],
+                "occurrences": counts.get(code, 0),
             }
             for code in CODES
         ],
@@ -122,6 +122,8 @@ def write_results(folder: Path, ours: Settings, *, real: int = 160) -> report.In
         _seal(folder / stage / "ledger.json", {"tables": units}, stage, ours)
         for stage, units in tables.items()
     ]
+    units = {"codes": account(900)}
+    ledgers.append(_seal(words.parent / "ledger.json", {"tables": units}, "vocabulary", ours, words))
     planted = {"parameters": {}, "planted": {"patients": 5000, "diagnoses": 61000}}
     ledgers.append(_seal(folder / "simulate" / "process.json", planted, "simulate", ours))
     history = folder / "train" / "base" / "history.jsonl"

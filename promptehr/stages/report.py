@@ -7,14 +7,13 @@ page: they stand in `results/logs`, `results/benchmarks` and `checkpoints/timing
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from promptehr import artifacts, schemas
-from promptehr.errors import ArtifactError
 from promptehr.reporting.content import Experiment, Material, assemble
 from promptehr.reporting.page import render
 from promptehr.settings import Settings
@@ -56,7 +55,7 @@ class Outputs:
 
 def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Read every document, publish the page and then its numbers, which seal it."""
-    ledgers = _by_stage(_sealed(path) for path in inputs.ledgers)
+    ledgers = _by_stage(_ledger(path, inputs.vocabulary) for path in inputs.ledgers)
     vocabulary = artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY)
     experiments = tuple(_experiment(name, inputs, settings) for name in settings.experiments)
     content = assemble(Material(ledgers, vocabulary, experiments), settings, _versions())
@@ -73,13 +72,15 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     logger.info("report of %d experiments: %s", len(experiments), ", ".join(settings.experiments))
 
 
-def _sealed(path: Path) -> dict[str, Any]:
-    """A ledger, or the process file of simulated patients."""
-    document = schemas.PROCESS if path.name == "process.json" else schemas.LEDGER
-    return artifacts.read_json(path, document)
+def _ledger(path: Path, vocabulary: Path) -> dict[str, Any]:
+    """A ledger, or the process file of simulated patients; the vocabulary's must match it."""
+    kind = schemas.PROCESS if path.name == "process.json" else schemas.LEDGER
+    content = artifacts.read_json(path, kind)
+    files = [vocabulary] if content["stage"] == "vocabulary" else []
+    return artifacts.open_sealed(path, kind, content["stage"], *files)
 
 
-def _by_stage(documents: Any) -> dict[str, dict[str, Any]]:
+def _by_stage(documents: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Documents by the stage that wrote them, in pipeline order."""
     found = {document["stage"]: document for document in documents}
     return {stage.name: found[stage.name] for stage in STAGES if stage.name in found}
@@ -87,27 +88,27 @@ def _by_stage(documents: Any) -> dict[str, dict[str, Any]]:
 
 def _experiment(name: str, inputs: Inputs, settings: Settings) -> Experiment:
     """One experiment's files: those that lie in a folder of its name."""
-    summaries = [artifacts.read_json(path, schemas.SUMMARY) for path in _own(inputs.summaries, name)]
+    own = {"train": _own(inputs.histories, name), "generate": _own(inputs.synthetics, name)}
+    summaries = [_summary(path, own) for path in _own(inputs.summaries, name)]
     evaluations = [artifacts.read_json(path, schemas.EVALUATION) for path in _own(inputs.evaluations, name)]
-    history = [line for path in _own(inputs.histories, name) for line in _history(path)]
-    synthetic = _own(inputs.synthetics, name)
+    history = [json.loads(line) for path in own["train"] for line in path.read_text().splitlines()]
+    examples = [row for path in own["generate"] for row in _first_rows(path, settings.report.examples)]
     return Experiment(
         name=name,
         documents=_by_stage([*summaries, *evaluations]),
         history=tuple(history),
-        examples=tuple(row for path in synthetic for row in _first_rows(path, settings.report.examples)),
+        examples=tuple(examples),
     )
+
+
+def _summary(path: Path, files: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
+    """A summary that matches those of its files that are read here."""
+    stage = artifacts.read_json(path, schemas.SUMMARY)["stage"]
+    return artifacts.open_sealed(path, schemas.SUMMARY, stage, *files[stage])
 
 
 def _own(paths: Sequence[Path], experiment: str) -> list[Path]:
     return [path for path in paths if path.parent.name == experiment]
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path}: not readable as JSON lines; rerun train") from error
 
 
 def _first_rows(path: Path, rows: int) -> list[dict[str, Any]]:
@@ -116,16 +117,11 @@ def _first_rows(path: Path, rows: int) -> list[dict[str, Any]]:
 
 
 def _named(inputs: Inputs) -> dict[str, Path]:
-    """Every input under a name that holds no folder but the stage's or the experiment's."""
-    listed = {
-        "ledgers": inputs.ledgers,
-        "vocabulary": (inputs.vocabulary,),
-        "histories": inputs.histories,
-        "summaries": inputs.summaries,
-        "evaluations": inputs.evaluations,
-        "synthetics": inputs.synthetics,
-    }
-    return {f"{name}:{'/'.join(path.parts[-3:])}": path for name, paths in listed.items() for path in paths}
+    """Every input by stage, experiment and file, whatever folder the results lie in."""
+    cohort = (*inputs.ledgers, inputs.vocabulary)
+    experiments = (*inputs.histories, *inputs.summaries, *inputs.evaluations, *inputs.synthetics)
+    named = {"/".join(path.parts[-2:]): path for path in cohort}
+    return named | {"/".join(path.parts[-3:]): path for path in experiments}
 
 
 def _versions() -> Mapping[str, str]:

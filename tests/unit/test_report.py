@@ -68,6 +68,8 @@ def test_same_inputs_give_the_same_bytes(inputs: report.Inputs, made: report.Out
 
 def test_numbers_name_no_folder_and_no_time(inputs: report.Inputs, made: report.Outputs) -> None:
     text = made.json.read_text()
+    read = list(json.loads(text)["inputs"])
+    assert [read[0], read[-1]] == ["evaluate/base/fidelity.json", "vocabulary/vocabulary.json"]
     assert str(inputs.vocabulary.parents[1]) not in text
     assert "seconds" not in text
 
@@ -105,11 +107,18 @@ def test_copier_fails_the_gate_on_the_page(made: report.Outputs) -> None:
     assert "FAILED: copies" in made.html.read_text()
 
 
-def test_damaged_history_is_named(inputs: report.Inputs, tmp_path: Path) -> None:
-    broken = tmp_path / "base" / "history.jsonl"
-    artifacts.write_bytes(broken, b'{"epoch": 1}\n{')
-    with pytest.raises(ArtifactError, match=r"base/history\.jsonl: not readable as JSON lines; rerun train"):
-        run(replace(inputs, histories=(broken,)), tmp_path)
+def test_files_of_another_run_are_refused(inputs: report.Inputs, tmp_path: Path) -> None:
+    other = tmp_path / "base" / "history.jsonl"
+    artifacts.write_bytes(other, b'{"epoch": 1}\n')
+    with pytest.raises(ArtifactError, match=r"base/history\.jsonl: does not match .*; rerun train"):
+        run(replace(inputs, histories=(other,)), tmp_path)
+
+
+def test_vocabulary_of_another_run_is_refused(inputs: report.Inputs, tmp_path: Path) -> None:
+    other = tmp_path / "vocabulary.json"
+    artifacts.write_json(other, build.vocabulary(build.patients(9, seed=7)), schemas.VOCABULARY)
+    with pytest.raises(ArtifactError, match=r"does not match .*; rerun vocabulary"):
+        run(replace(inputs, vocabulary=other), tmp_path)
 
 
 # --- what is missing ---------------------------------------------------------------------------
