@@ -1,14 +1,17 @@
-# make demo       set up, run the pipeline on 5,000 simulated patients, say where the report is
-# make test       set up, run all tests
-# make check      linters, types, generated files
-# make generated  write the files that come from the settings and contracts anew
+# make environment  .venv with the pinned versions; the other targets call it
+# make demo         set up, run the pipeline on 5,000 simulated patients, say where the report is
+# make test         set up, run all tests
+# make check        linters, types, generated files
+# make generated    write the files that come from the settings and contracts anew
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Written when the environment is whole; pip starts again if a pin changes.
 READY := .venv/.ready
 
-.PHONY: demo test check generated
+.PHONY: environment demo test check generated
+
+environment: $(READY)
 
 demo: $(READY)
 	$(BIN)/snakemake --profile profiles/demo
