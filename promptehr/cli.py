@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from promptehr import provenance
 from promptehr.errors import PromptEHRError, SettingsError
 from promptehr.settings import Runtime, from_assignments, runtime_from
 from promptehr.stage_table import STAGES, Stage
@@ -139,6 +140,8 @@ def _assignments_argument(stage: Stage) -> Any:
 def _run_stage(stage: Stage, options: Mapping[str, Any]) -> None:
     _start_logging(options["log"])
     settings = from_assignments(stage.name, options["assignments"] or ())
+    # Read before the work begins: an edit during a long job is not the code that ran.
+    provenance.code(stage.name)
     module = importlib.import_module(stage.module)
     inputs = module.Inputs(**_files(stage.inputs, options))
     outputs = module.Outputs(**_files(stage.outputs, options))
