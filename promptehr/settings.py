@@ -92,8 +92,24 @@ class Records(Section):
     """Years at first admission below which a patient is left out; 18 leaves adults only."""
     age_cap: Annotated[float, Field(ge=89.0, le=120.0)] = 90.0
     """Years that ages over 89, which MIMIC-III hides, are set to."""
+    newborns: Literal["keep", "drop"] = "keep"
+    """Patients under 28 days at the first visit: 13 % of MIMIC-III's admissions, nothing like the rest."""
     min_visits: Count = 1
     """Visits a patient must have; more than 1 drops about 84 % of MIMIC-III."""
+    patients: Count | None = None
+    """Patients kept of those that pass, a draw by hash that no order of rows changes; null keeps all."""
+    granularity: Literal["full", "category", "ccs"] = "full"
+    """`full` ICD codes, their `category` (3 characters, 4 for external causes), or the `ccs` group."""
+    fold_below: Annotated[int, Field(ge=0)] = 0
+    """Training patients a code needs to stay itself; rarer ones become their category. 0 folds none."""
+    tie_break: Literal["code", "hash"] = "code"
+    """Order of codes with the same SEQ_NUM, or none: by `code`, or by a `hash` of admission and code."""
+
+    @model_validator(mode="after")
+    def folding_needs_full_codes(self) -> "Records":
+        if self.fold_below and self.granularity != "full":
+            raise ValueError("fold_below needs granularity full: the others have no rarer codes to fold")
+        return self
 
 
 class Vocabulary(Section):

@@ -2,7 +2,8 @@
 
 Turns three cohorts into rates of implausible patients. ICD-9-CM ranges by category: pregnancy
 and delivery 630-679, V22-V24, V27; male organs only 185-187, 222, 233.4, 600-608, V10.46;
-perinatal 760-779, V30-V39.
+perinatal 760-779, V30-V39. Where records hold CCS groups in place of codes: 177-196, 29-31 and
+164-166, 218-224.
 """
 
 import re
@@ -26,9 +27,9 @@ class Rule:
 
 
 RULES = (
-    Rule("males_with_pregnancy", r"6[3-7]\d|V2[234]|V27"),
-    Rule("females_with_male_only", r"18[567]|222|2334|60[0-8]|V1046"),
-    Rule("adults_with_perinatal", r"7[67]\d|V3\d"),
+    Rule("males_with_pregnancy", r"6[3-7]\d|V2[234]|V27|CCS(17[7-9]|18\d|19[0-6])$"),
+    Rule("females_with_male_only", r"18[567]|222|2334|60[0-8]|V1046|CCS(29|3[01]|16[456])$"),
+    Rule("adults_with_perinatal", r"7[67]\d|V3\d|CCS(21[89]|22[0-4])$"),
 )
 
 

@@ -81,19 +81,15 @@ class Scored:
     reason: str | None
 
 
-def tasks(
-    train: Visits, catalogue: Sequence[str], groups: Mapping[str, Group], *, count: int
-) -> tuple[Task, ...]:
+def tasks(train: Visits, found: Sequence[Group | None], *, count: int) -> tuple[Task, ...]:
     """The `count` chronic groups that most real training patients have in the first visit.
 
     Args:
         train: First visits of the real training patients.
-        catalogue: [K] codes of the columns.
-        groups: Group of each code that has one; a code is of a chronic group when it is chronic
-            itself, so a group's acute codes are neither label nor feature.
+        found: [K] group of each column's code, None where it has none. A code is of a chronic
+            group when it is chronic itself, so a group's acute codes are neither label nor feature.
         count: Groups wanted; ties go to the lower number.
     """
-    found = [groups.get(code) for code in catalogue]
     chronic = {group.ccs: group for group in found if group is not None and group.chronic}
     candidates = [_task(group, found) for _, group in sorted(chronic.items())]
     frequency = [-int(task.labels(train).sum()) for task in candidates]
@@ -103,7 +99,7 @@ def tasks(
 
 def _task(group: Group, found: Sequence[Group | None]) -> Task:
     label = [other is not None and other.ccs == group.ccs and other.chronic for other in found]
-    # A code without a group has no known chapter: it may well be a short form of the label (585).
+    # A code without a group has no known chapter: it may well be a short form of the label (250).
     feature = [other is not None and other.parent != group.parent for other in found]
     return Task(group.ccs, group.label, group.parent, np.array(label), np.array(feature))
 

@@ -31,8 +31,19 @@ from promptehr.tokens import GENDERS, Cohort, Vocabulary
 logger = logging.getLogger(__name__)
 
 # Cohort settings under which the process still describes the records; others change it.
-PROCESS_HOLDS = ("records.seed", "records.split.", "records.age_cap", "shards.count", "shards.max_tokens")
-PROCESS_VALUES = {"records.min_age": "0.0", "records.min_visits": "1", "shards.drop": '"newest"'}
+# A draw of whole patients and the order within a SEQ_NUM, which the simulator never repeats, do not.
+PROCESS_HOLDS = (
+    *("records.seed", "records.split.", "records.age_cap", "records.patients", "records.tie_break"),
+    *("shards.count", "shards.max_tokens"),
+)
+PROCESS_VALUES = {
+    "records.min_age": "0.0",
+    "records.newborns": '"keep"',
+    "records.min_visits": "1",
+    "records.granularity": '"full"',
+    "records.fold_below": "0",
+    "shards.drop": '"newest"',
+}
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 Turns records and the synthetic patients into `utility.json`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,6 @@ def evaluate(
     synthetic: pl.DataFrame,
     train: pl.DataFrame,
     test: pl.DataFrame,
-    groups: Mapping[str, icd9.Group],
     settings: EvaluateUtility,
 ) -> dict[str, Any]:
     """All numbers of `metrics.utility` under the settings."""
@@ -50,7 +48,7 @@ def evaluate(
         seen,
         real,
         held_out,
-        tasks(real, codes, groups, count=settings.tasks),
+        tasks(real, [icd9.group(code) for code in codes], count=settings.tasks),
         min_positives=settings.min_positives,
         generator=np.random.default_rng(settings.seed),
         resamples=settings.bootstrap,
@@ -65,7 +63,6 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
         pl.DataFrame(artifacts.read_table(inputs.synthetic, schemas.SYNTHETIC)),
         pl.DataFrame(artifacts.read_table(inputs.train, schemas.RECORDS)),
         pl.DataFrame(artifacts.read_table(inputs.test, schemas.RECORDS)),
-        icd9.groups(),
         settings.evaluate_utility,
     )
     artifacts.write_sealed(

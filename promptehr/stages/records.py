@@ -16,11 +16,13 @@ import polars as pl
 
 from promptehr import artifacts, schemas
 from promptehr.ingestion import ethnicity
+from promptehr.ingestion.coding import Coded, coded, folded
 from promptehr.settings import Records, Settings, Split
 
 DAYS_PER_YEAR = 365.2425
 # HIPAA and MIMIC-III hide ages over 89; nobody is known to have lived beyond 120 without a record.
 HIDDEN_OVER_YEARS, OLDEST_YEARS = 89.0, 120.0
+NEWBORN_DAYS = 28  # the neonatal period of the WHO
 SPLITS = ("train", "valid", "test")
 
 
@@ -61,14 +63,16 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
             )
         )
     )
-    candidates = with_reasons(join(tables), settings.records)
-    kept = with_splits(candidates.filter(pl.col("reason").is_null()), settings.records)
+    codes = coded(tables.diagnoses, settings.records)
+    candidates = with_reasons(join(tables.patients, tables.admissions, codes.frame), settings.records)
+    split = with_splits(candidates.filter(pl.col("reason").is_null()), settings.records)
+    kept = folded(split, settings.records.fold_below) if settings.records.fold_below else Coded(split)
     written = (outputs.train, outputs.valid, outputs.test)
     for name, path in zip(SPLITS, written, strict=True):
-        artifacts.write_table(path, kept.filter(split=name).to_arrow(), schemas.RECORDS)
+        artifacts.write_table(path, kept.frame.filter(split=name).to_arrow(), schemas.RECORDS)
     artifacts.write_sealed(
         outputs.ledger,
-        ledger(tables, candidates, kept),
+        ledger(tables, codes, candidates, kept),
         schemas.LEDGER,
         stage="records",
         settings=settings,
@@ -77,20 +81,18 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     )
 
 
-def join(tables: Tables) -> pl.DataFrame:
+def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
     """One row per patient of the patients table, sorted, those without a visit among them.
 
     Returns:
         Columns of `schemas.RECORDS` (age null without a visit, before any cap) and `n_codes`.
     """
-    patients = (
-        tables.patients.lazy()
-        .join(visits_of(tables.admissions, tables.diagnoses), on="subject_id", how="left")
-        .join(groups_of(tables.admissions), on="subject_id", how="left")
-    )
     days = (pl.col("first_visit").dt.date() - pl.col("birth").dt.date()).dt.total_days()
     return (
-        patients.with_columns(
+        patients.lazy()
+        .join(visits_of(admissions, diagnoses), on="subject_id", how="left")
+        .join(groups_of(admissions), on="subject_id", how="left")
+        .with_columns(
             pl.col("ethnicity").fill_null("UNKNOWN"),
             pl.col("n_codes").fill_null(0),
             years=days / DAYS_PER_YEAR,
@@ -103,8 +105,8 @@ def join(tables: Tables) -> pl.DataFrame:
 def visits_of(admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.LazyFrame:
     """Visits of each patient who has one: `subject_id`, `visits`, `visit_days`, `first_visit`, `n_codes`.
 
-    Diagnoses are sorted by admission, SEQ_NUM, system and code as their schema promises, which
-    fixes the order of codes; visits are in order of time, then of admission id.
+    Diagnoses are sorted by admission and SEQ_NUM, which fixes the order of codes; visits are in
+    order of time, then of admission id.
     """
     codes = diagnoses.lazy().group_by("hadm_id", maintain_order=True).agg("code")
     day = pl.col("admitted").dt.date()
@@ -158,10 +160,25 @@ def with_reasons(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
         "date of birth unknown": pl.col("age").is_null(),
         "age impossible": ~pl.col("age").is_between(0.0, OLDEST_YEARS),
         "younger than records.min_age": pl.col("age") < settings.min_age,
+        "newborn, see records.newborns": (pl.col("years") * DAYS_PER_YEAR < NEWBORN_DAYS)
+        & (settings.newborns == "drop"),
         "fewer visits than records.min_visits": pl.col("visits").list.len() < settings.min_visits,
     }
     first = pl.coalesce(pl.when(applies).then(pl.lit(reason)) for reason, applies in reasons.items())
-    return patients.with_columns(reason=first)
+    judged = patients.with_columns(reason=first)
+    return judged if settings.patients is None else with_sample(judged, settings.patients, settings.seed)
+
+
+def with_sample(patients: pl.DataFrame, size: int, seed: int) -> pl.DataFrame:
+    """The patients, of whom no more than `size` stay: those first in the order of their hashes.
+
+    The hash is not that of the split, which would leave training patients only.
+    """
+    staying = patients.filter(pl.col("reason").is_null())["subject_id"].to_numpy()
+    order = np.argsort(places(f"sample:{seed}", staying.tolist()), kind="stable")
+    outside = pl.col("subject_id").is_in(staying[order[size:]].tolist())
+    reason = pl.when(outside).then(pl.lit("beyond records.patients")).otherwise("reason")
+    return patients.with_columns(reason=reason)
 
 
 def with_splits(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
@@ -182,7 +199,7 @@ def splits_of(subject_ids: list[int], seed: int, split: Split) -> list[str]:
     return [SPLITS[i] for i in chosen]
 
 
-def places(seed: int, subject_ids: Iterable[int]) -> npt.NDArray[np.float64]:
+def places(seed: int | str, subject_ids: Iterable[int]) -> npt.NDArray[np.float64]:
     """Each patient's place in [0, 1): first 8 bytes of BLAKE2b(`seed:subject_id`), big-endian, / 2^64.
 
     The lowest 11 of the 64 bits are dropped, so that every place is an exact double below 1.
@@ -192,8 +209,9 @@ def places(seed: int, subject_ids: Iterable[int]) -> npt.NDArray[np.float64]:
     return (np.frombuffer(hashes, ">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 
-def ledger(tables: Tables, candidates: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
+def ledger(tables: Tables, codes: Coded, candidates: pl.DataFrame, kept: Coded) -> dict[str, Any]:
     """Patients, visits and codes from ingest's tables to the records, and the sizes of the splits."""
+    records = kept.frame
     lost = (
         candidates.filter(pl.col("reason").is_not_null())
         .group_by("reason")
@@ -205,22 +223,23 @@ def ledger(tables: Tables, candidates: pl.DataFrame, kept: pl.DataFrame) -> dict
         "tables": {
             "patients": artifacts.account(
                 rows_in=tables.patients.height,
-                rows_kept=kept.height,
+                rows_kept=records.height,
                 rejected=_by_reason(lost, "patients"),
-                noted=facts(kept),
+                noted=facts(records),
             ),
             "visits": artifacts.account(
                 rows_in=tables.admissions.height,
-                rows_kept=int(kept.get_column("visits").list.len().sum()),
+                rows_kept=int(records.get_column("visits").list.len().sum()),
                 rejected={"admission without a code": codeless, **_by_reason(lost, "visits", "patient: ")},
             ),
             "codes": artifacts.account(
                 rows_in=tables.diagnoses.height,
-                rows_kept=_codes_in(kept),
-                rejected=_by_reason(lost, "codes", "patient: "),
+                rows_kept=_codes_in(records),
+                rejected={**codes.rejected, **kept.rejected, **_by_reason(lost, "codes", "patient: ")},
+                noted={**codes.noted, **kept.noted},
             ),
         },
-        "splits": {name: kept.filter(split=name).height for name in SPLITS},
+        "splits": {name: records.filter(split=name).height for name in SPLITS},
         "ethnicity": ethnicity_facts(tables.admissions, candidates),
     }
 

@@ -155,3 +155,13 @@ def test_bootstrap_weights_draw_as_many_patients_as_there_are() -> None:
     drawn = bootstrap.weights(np.random.default_rng(1), 7, 5)
     assert drawn.shape == (5, 7)
     assert drawn.sum(axis=1).tolist() == [7.0] * 5
+
+
+def test_implausible_ccs_groups_are_found_where_records_hold_groups() -> None:
+    men = frame(patient(["CCS181"]), patient(["CCS29"]), patient(["CCS18"]), patient(["CCS290"]))
+    women = frame(*(patient([code], gender="F") for code in ("CCS29", "CCS290", "CCS31", "CCS164")))
+    codes = catalogue(men, women)
+    found = implausible(*(Patients.from_frame(side, codes) for side in (men, women, men)))
+    assert found["males_with_pregnancy"]["real"]["affected"] == 1
+    assert found["females_with_male_only"]["synthetic"]["affected"] == 3
+    assert found["adults_with_perinatal"]["real"]["affected"] == 0

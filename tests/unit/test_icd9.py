@@ -40,3 +40,16 @@ def test_twenty_codes_of_the_mimic_demo_are_not_listed(mimic3_demo: Path) -> Non
     assert (len(codes), len(unlisted)) == (581, 20)
     assert {"585", "2765", "7806", "5185"} <= unlisted
     assert all(icd9.is_well_formed(code) for code in codes)
+
+
+def test_a_header_has_a_group_only_if_all_below_it_share_one() -> None:
+    assert icd9.group("585") == Group(
+        ccs=158, label="Chronic kidney disease", parent="Diseases of the genitourinary system", chronic=True
+    )
+    assert icd9.group("250") is None
+    assert icd9.group("99999") is None
+
+
+def test_a_ccs_text_has_its_groups_name_and_chapter() -> None:
+    assert (icd9.title("CCS98"), icd9.group("CCS98")) == ("Essential hypertension", icd9.groups()["4019"])
+    assert icd9.title("CCS999999") is None

@@ -206,3 +206,37 @@ def test_tables_of_another_run_are_refused(tmp_path: Path) -> None:
     (ingested / "patients.parquet").write_bytes((other / "patients.parquet").read_bytes())
     with pytest.raises(ArtifactError, match="not of one run"):
         run_records(ingested, tmp_path)
+
+
+def test_a_drawn_number_of_patients_is_spread_over_the_splits_and_stays_drawn(tmp_path: Path) -> None:
+    def drawn(people: int, name: str, *assignments: str) -> tuple[list[int], Path]:
+        ids = list(range(1, people + 1))
+        out = made(
+            tmp_path / name,
+            *assignments,
+            patients=[patient(n) for n in ids],
+            admissions=[admission(n, n) for n in ids],
+            diagnoses=[diagnosis("4019", n, n) for n in ids],
+        )
+        return [record["subject_id"] for record in all_records(out)], out
+
+    some, out = drawn(200, "a", "records.patients=50")
+    assert len(some) == 50
+    assert ledger(out)["patients"]["rejected"] == {"beyond records.patients": 150}
+    sizes = artifacts.read_json(out / "ledger.json", schemas.LEDGER)["splits"]
+    assert sum(sizes.values()) == 50
+    assert min(sizes.values()) > 0
+    more, _ = drawn(200, "b", "records.patients=60")
+    assert set(some) < set(more)
+    everybody, _ = drawn(30, "c", "records.patients=60")
+    assert len(everybody) == 30
+
+
+def test_newborns_can_be_left_out(tmp_path: Path) -> None:
+    def born(day: str, *assignments: str) -> tuple[int, dict[str, int]]:
+        found, rejected = ages(tmp_path / day.replace(" ", ""), day, *assignments)
+        return len(found), rejected
+
+    assert born("2149-12-05 00:00:00", 'records.newborns="drop"') == (0, {"newborn, see records.newborns": 1})
+    assert born("2149-12-04 00:00:00", 'records.newborns="drop"') == (1, {})
+    assert born("2150-01-01 00:00:00") == (1, {})

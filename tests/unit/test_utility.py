@@ -44,7 +44,7 @@ def test_a_constant_score_is_chance() -> None:
 def test_tasks_are_the_most_frequent_chronic_groups_without_their_chapter() -> None:
     train = frame(patient(["4019", "496", "999"]), patient(["4019", "41401"]), patient(["41071"], ["496"]))
     codes = catalogue(train)
-    found = tasks(visits(train, codes), codes, GROUPS, count=2)
+    found = tasks(visits(train, codes), [GROUPS.get(code) for code in codes], count=2)
     assert codes == ("4019", "41071", "41401", "496", "999")
     assert [task.ccs for task in found] == [98, 101]  # 101 and 127 tie: the lower number
     assert found[0].label_codes.tolist() == [True, False, False, False, False]
@@ -75,7 +75,7 @@ def linked(count: int, follows: bool, first_id: int = 1) -> pl.DataFrame:
 def judged(synthetic: pl.DataFrame, train: pl.DataFrame, **changes: Any) -> dict[str, Any]:
     codes = ("4019", "496", "V5861")
     groups = {**GROUPS, "V5861": Group(257, "Other aftercare", "Factors", False)}
-    chosen = tasks(visits(train, codes), codes, groups, count=1)
+    chosen = tasks(visits(train, codes), [groups.get(code) for code in codes], count=1)
     options: dict[str, Any] = {"min_positives": 5, "resamples": 100, **changes}
     sides = (visits(side, codes) for side in (synthetic, train, linked(40, True)))
     return utility(*sides, chosen, generator=np.random.default_rng(1), **options)
