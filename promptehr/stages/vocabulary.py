@@ -41,6 +41,11 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Count and publish."""
     artifacts.open_sealed(inputs.records_ledger, schemas.LEDGER, "records", inputs.train)
     train = pl.DataFrame(artifacts.read_table(inputs.train, schemas.RECORDS))
+    if train.is_empty():
+        raise InputError(
+            f"{inputs.train}: no patients; {inputs.records_ledger} says why they were left out,"
+            " loosen the settings of records or bring more patients"
+        )
     counted = count_codes(train)
     kept = counted.filter(pl.col("patients") >= settings.vocabulary.min_patients)
     if kept.is_empty():

@@ -10,7 +10,7 @@ from promptehr.errors import InputError
 from promptehr.settings import Settings, from_assignments
 from promptehr.stages import vocabulary
 from promptehr.stages.vocabulary import count_codes, demographics, merged
-from tests.source_builders import FILES, SPLITS, ledger, run_ingest, run_records
+from tests.source_builders import FILES, SPLITS, folder, ledger, run_ingest, run_records
 
 
 def people(*groups: tuple[int, str, str, float], capped: bool = False) -> pl.DataFrame:
@@ -141,6 +141,12 @@ def test_runs_of_bands_reach_11_and_lose_nobody() -> None:
     assert merged([(0, 5), (5, 5), (10, 30), (20, 10)]) == [(0, 20, 50)]
     assert merged([(0, 11), (5, 11)]) == [(0, 0, 11), (5, 5, 11)]
     assert merged([(0, 3)]) == [(0, 0, 3)]
+
+
+def test_a_cohort_without_training_patients_is_refused(tmp_path: Path) -> None:
+    made = run_records(run_ingest(folder(tmp_path / "source"), tmp_path), tmp_path, "records.min_visits=40")
+    with pytest.raises(InputError, match=r"train\.parquet: no patients; .*records/ledger\.json says why"):
+        run_vocabulary(made, tmp_path)
 
 
 def test_row_order_changes_no_byte(mimic3_demo: Path, tmp_path: Path) -> None:
