@@ -119,7 +119,7 @@ def group(code: str) -> Group | None:
     """The group of a code, of a header above codes of one group, or of a CCS text.
 
     A header (`585`, which hospitals wrote before it was split) and a CCS group are chronic when
-    all their codes are. None where the codes below a header are in several groups.
+    most of their codes are. None where the codes below a header are in several groups.
 
     >>> [(group(code).ccs, group(code).chronic) for code in ("4019", "585", "CCS98")]
     [(98, True), (158, True), (98, True)]
@@ -154,13 +154,13 @@ def ccs_text(code: str) -> str | None:
 @cache
 def _summaries() -> Mapping[str, Group]:
     """Headers and CCS texts whose codes are all of one group, with that group."""
-    members: dict[str, set[Group]] = {}
+    members: dict[str, list[Group]] = {}
     for code, found in groups().items():
         for above in (*(code[:length] for length in range(3, len(code))), f"{CCS_PREFIX}{found.ccs}"):
-            members.setdefault(above, set()).add(found)
+            members.setdefault(above, []).append(found)
     return MappingProxyType(
         {
-            text: replace(next(iter(found)), chronic=all(one.chronic for one in found))
+            text: replace(found[0], chronic=2 * sum(one.chronic for one in found) > len(found))
             for text, found in members.items()
             if len({one.ccs for one in found}) == 1
         }
