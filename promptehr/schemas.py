@@ -198,7 +198,15 @@ PROCESS = Document(
     name="process",
     version=1,
     meaning="the random process behind simulated patients, and what was planted",
-    keys=(("parameters", "all that its exact likelihood needs"), ("planted", "counts of rows by kind")),
+    keys=(
+        ("parameters", "all that its exact likelihood needs"),
+        ("planted", "counts of drawn rows by kind"),
+        (
+            "expected",
+            "what the ledgers of ingest (all of a table's counts) and, under default settings, of records"
+            " (some) have to say",
+        ),
+    ),
 )
 
 VOCABULARY = Document(

@@ -46,13 +46,65 @@ class Source(Section):
         return self
 
 
+class Dirt(Section):
+    """Defects planted in the simulated files after sampling; each a share of its table's rows, 0 plants none.
+
+    Only unknown_gender changes a drawn patient's record.
+    """
+
+    repeated_patients: Share = 0.0
+    """Patient rows that stand twice."""
+    unreadable_births: Share = 0.0
+    """Added patients whose date of birth is missing or no date."""
+    impossible_ages: Share = 0.0
+    """Added patients, with an admission and a code, who would be 160 years old."""
+    unknown_gender: Share = 0.0
+    """Patients whose gender is blank or neither M nor F; the optimum is not known for them."""
+    unusable_ids: Share = 0.0
+    """Added rows of each table whose id is missing, not a whole number or out of range."""
+    repeated_admissions: Share = 0.0
+    """Admission rows that stand twice."""
+    orphan_admissions: Share = 0.0
+    """Added admissions of a patient that PATIENTS does not have."""
+    admissions_before_birth: Share = 0.0
+    """Added admissions on 1 January 1753, the oldest date of some databases."""
+    unreadable_admissions: Share = 0.0
+    """Added admissions whose time is missing or no time."""
+    codeless_admissions: Share = 0.0
+    """Added later admissions whose one diagnosis has no code; about 0.001 in hospital data."""
+    reversed_stays: Share = 0.0
+    """Admissions that end before they begin."""
+    unreadable_discharges: Share = 0.0
+    """Admissions whose time of discharge is no time."""
+    blank_ethnicity: Share = 0.0
+    """Admissions, never a patient's first, without an ethnicity."""
+    mixed_ethnicity: Share = 0.0
+    """Admissions, never a patient's first, with a text of another ethnicity group."""
+    null_codes: Share = 0.0
+    """Added diagnoses without a code; MIMIC-III has 47 in 651,047 rows: 7.2e-5."""
+    malformed_codes: Share = 0.0
+    """Added diagnoses whose code is no ICD-9-CM code."""
+    repeated_codes: Share = 0.0
+    """Diagnosis rows that stand twice."""
+    orphan_diagnoses: Share = 0.0
+    """Added diagnoses of an admission that ADMISSIONS does not have."""
+    foreign_diagnoses: Share = 0.0
+    """Added diagnoses whose patient is not the admission's."""
+    rewritten_codes: Share = 0.0
+    """Diagnoses whose code is written with dot, small letter and space."""
+    blank_positions: Share = 0.0
+    """Diagnoses, always the last of their admission, without a SEQ_NUM."""
+
+
 class Simulate(Section):
     """The embedded source: a random process with a known likelihood."""
 
     patients: Count = 46_520
     """Patients to draw; MIMIC-III has 46,520."""
     seed: Seed = 1
-    """Seed of the process; same seed, same bytes."""
+    """Seed of the process and of the dirt; same seed, same bytes."""
+    dirt: Dirt = Dirt()
+    """Defects planted after sampling."""
 
 
 class Ingest(Section):

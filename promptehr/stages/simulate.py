@@ -16,7 +16,8 @@ import pyarrow.csv
 
 from promptehr import artifacts, schemas
 from promptehr.settings import Settings
-from promptehr.simulation import process, recipe, sampler
+from promptehr.simulation import dirt, process, recipe, sampler
+from promptehr.simulation.dirt import Tables, rows_of, text
 from promptehr.simulation.process import Process
 from promptehr.simulation.sampler import DAYS_PER_YEAR, People, Visits
 from promptehr.tokens import ETHNICITIES, Ints
@@ -44,25 +45,17 @@ class Outputs:
     process: Path
 
 
-@dataclass(frozen=True)
-class Tables:
-    """The three CSVs, columns as in MIMIC-III."""
-
-    patients: pa.Table
-    admissions: pa.Table
-    diagnoses: pa.Table
-
-
 def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:  # noqa: ARG001  # reads nothing
     """Draw, and publish the CSVs and the process."""
     truth = process.default()
-    tables = draw(truth, settings.simulate.patients, np.random.default_rng(settings.simulate.seed))
+    drawn = draw(truth, settings.simulate.patients, np.random.default_rng(settings.simulate.seed))
+    tables, expected = dirt.plant(drawn, settings.simulate.dirt, settings.simulate.seed)
     artifacts.write_bytes(outputs.patients, csv_bytes(tables.patients))
     artifacts.write_bytes(outputs.admissions, csv_bytes(tables.admissions))
     artifacts.write_bytes(outputs.diagnoses, csv_bytes(tables.diagnoses))
     artifacts.write_sealed(
         outputs.process,
-        {"parameters": truth.to_document(), "planted": planted(tables)},
+        {"parameters": truth.to_document(), "planted": planted(drawn), "expected": expected},
         schemas.PROCESS,
         stage="simulate",
         settings=settings,
@@ -82,19 +75,19 @@ def draw(truth: Process, count: int, rng: np.random.Generator) -> Tables:
     admitted, discharged = _times(patient, rng)
     first = np.flatnonzero(np.append(True, patient[1:] != patient[:-1]))
     return Tables(
-        patients=_table(
+        patients=rows_of(
             SUBJECT_ID=subjects,
             GENDER=np.where(people.female == 1, "F", "M"),
-            DOB=_text(_births(people, admitted[first])),
+            DOB=text(_births(people, admitted[first])),
         ),
-        admissions=_table(
+        admissions=rows_of(
             SUBJECT_ID=subjects[patient],
             HADM_ID=admissions,
-            ADMITTIME=_text(admitted),
-            DISCHTIME=_text(discharged),
+            ADMITTIME=text(admitted),
+            DISCHTIME=text(discharged),
             ETHNICITY=_ethnicity_texts(people, patient, first, rng),
         ),
-        diagnoses=_table(
+        diagnoses=rows_of(
             SUBJECT_ID=subjects[visits.patient],
             HADM_ID=np.repeat(admissions, lengths),
             SEQ_NUM=np.arange(len(visits.code)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + 1,
@@ -104,7 +97,7 @@ def draw(truth: Process, count: int, rng: np.random.Generator) -> Tables:
 
 
 def planted(tables: Tables) -> dict[str, int]:
-    """What an ingestion of the tables has to find."""
+    """What was drawn, before any dirt."""
     return {
         "patients": tables.patients.num_rows,
         "admissions": tables.admissions.num_rows,
@@ -180,16 +173,6 @@ def _texts_of(groups: Ints, rng: np.random.Generator) -> np.ndarray:
 
 
 # --- CSV ---------------------------------------------------------------------------------------
-
-
-def _table(**columns: np.ndarray) -> pa.Table:
-    rows = len(next(iter(columns.values())))
-    return pa.table({"ROW_ID": np.arange(1, rows + 1), **columns})
-
-
-def _text(times: np.ndarray) -> np.ndarray:
-    """`YYYY-MM-DD HH:MM:SS`."""
-    return np.char.replace(np.datetime_as_string(times, unit="s"), "T", " ")
 
 
 def csv_bytes(table: pa.Table) -> bytes:
