@@ -343,6 +343,8 @@ class EvaluateFidelity(Section):
     """Patient bootstrap resamples behind each 95 % interval."""
     pair_min_patients: Count = 20
     """Real test patients a code pair needs to be compared."""
+    fresh_patients: Annotated[int, Field(ge=0)] = 20_000
+    """New patients of a simulated cohort's own process to compare with as well; 0 draws none."""
 
 
 class EvaluateUtility(Section):

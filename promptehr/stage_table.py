@@ -102,7 +102,7 @@ STAGES = (
     Stage(
         "evaluate_fidelity",
         "Compare synthetic with real prevalence, lengths and conditioning.",
-        inputs=(*SYNTHETIC, *RECORDS, "vocabulary", "vocabulary_ledger"),
+        inputs=(*SYNTHETIC, *RECORDS, "vocabulary", "vocabulary_ledger", "process?"),
         outputs=("fidelity",),
         scope="experiment",
     ),

@@ -83,6 +83,24 @@ def fidelity(cohorts: Cohorts, *, draws: Draws, pair_min_patients: int) -> dict[
     }
 
 
+def fresh(cohorts: Cohorts, *, draws: Draws, pair_min_patients: int) -> dict[str, Any]:
+    """What a large reference can tell: prevalence in all strata, by sex and age, and pairs.
+
+    Args:
+        cohorts: With new patients of the true process as the real ones.
+        draws: As everywhere.
+        pair_min_patients: Reference patients a pair needs.
+    """
+    ever = cohorts.ever()
+    agreed = prevalence(ever, cohorts, draws)
+    return {
+        "patients": _patients(cohorts),
+        "prevalence": {name: value for name, value in agreed.items() if name not in ("points", "patients")},
+        "conditional_prevalence": conditional_prevalence(ever, cohorts, draws),
+        "pairs": pairs(cohorts, draws, pair_min_patients),
+    }
+
+
 def _patients(cohorts: Cohorts) -> dict[str, int]:
     return {
         "real": len(cohorts.real),

@@ -26,24 +26,12 @@ from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import EvaluateLikelihood, Runtime, Settings
 from promptehr.simulation import likelihood as exact
 from promptehr.simulation.process import Process
+from promptehr.simulation.scope import changed_process
 from promptehr.tokens import GENDERS, Cohort, Vocabulary
 
 logger = logging.getLogger(__name__)
 
 # Cohort settings under which the process still describes the records; others change it.
-# A draw of whole patients and the order within a SEQ_NUM, which the simulator never repeats, do not.
-PROCESS_HOLDS = (
-    *("records.seed", "records.split.", "records.age_cap", "records.patients", "records.tie_break"),
-    *("shards.count", "shards.max_tokens"),
-)
-PROCESS_VALUES = {
-    "records.min_age": "0.0",
-    "records.newborns": '"keep"',
-    "records.min_visits": "1",
-    "records.granularity": '"full"',
-    "records.fold_below": "0",
-    "shards.drop": '"newest"',
-}
 
 
 @dataclass(frozen=True)
@@ -225,15 +213,6 @@ def optimum(inputs: Inputs, test: Cohort, vocabulary: Vocabulary) -> Known:
         for name, values in exact.conditioning_gain(process, histories).items()
     }
     return Known(Scores(log_prob, Classes.of(test, vocabulary).named()["all"]), gain, None)
-
-
-def changed_process(settings: list[str]) -> str | None:
-    """The first cohort setting under which records no longer follow the process."""
-    for text in settings:
-        name, _, value = text.partition("=")
-        if not name.startswith(PROCESS_HOLDS) and PROCESS_VALUES.get(name) != value:
-            return text
-    return None
 
 
 def true_histories(

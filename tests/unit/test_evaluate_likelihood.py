@@ -14,8 +14,9 @@ from promptehr.metrics.likelihood import Classes, Scores
 from promptehr.model import scoring
 from promptehr.model.batches import TokenStore
 from promptehr.settings import EvaluateLikelihood, Runtime, parse
+from promptehr.simulation.scope import changed_process
 from promptehr.stages import evaluate_likelihood, train
-from promptehr.stages.evaluate_likelihood import Known, changed_process
+from promptehr.stages.evaluate_likelihood import Known
 from promptehr.tokens import Vocabulary
 from tests.model_builders import CODES, SIZE, cohort, outputs, random_patients, tiny_settings, write_inputs
 

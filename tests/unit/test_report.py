@@ -13,7 +13,7 @@ from promptehr.errors import ArtifactError
 from promptehr.reporting import cells, masking, reading
 from promptehr.reporting.content import Experiment, Material, assemble
 from promptehr.reporting.page import render
-from promptehr.reporting.sections import likelihood, overview
+from promptehr.reporting.sections import fidelity, likelihood, overview
 from promptehr.reporting.views import Table
 from promptehr.stages import report
 from tests import report_builders as build
@@ -134,6 +134,17 @@ def test_null_is_a_dash_with_its_reason(made: report.Outputs) -> None:
     page = made.html.read_text()
     assert '<td class="n">—<sup>a</sup></td>' in page
     assert "<li>the source is not simulated</li>" in page
+
+
+def test_new_patients_of_the_process_have_a_table_of_their_own(made: report.Outputs) -> None:
+    content = numbers(made)
+    tables = len(fidelity.section(content).views)
+    one = content["experiments"]["base"]["fidelity"]
+    known = {key: one[key] for key in ("prevalence", "conditional_prevalence", "pairs")}
+    one["fresh"] = {**known, "patients": {"real": 20_000}}
+    found = fidelity.section(content).views
+    assert len(found) == tables + 1
+    assert "20,000 new patients" in found[3].caption
 
 
 def test_experiment_that_left_nothing_behind_is_shown_as_such() -> None:

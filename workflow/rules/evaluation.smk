@@ -31,6 +31,7 @@ rule evaluate_fidelity:
         **synthetic(),
         **records(),
         **vocabulary(),
+        **process(),
     output:
         fidelity=report(
             "<results>/evaluate/{experiment}/fidelity.json",
