@@ -99,17 +99,35 @@ def write_table(path: Path, table: pa.Table, schema: schemas.Table) -> None:
         )
 
 
-def read_table(path: Path, schema: schemas.Table, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    path: Path,
+    schema: schemas.Table,
+    columns: Sequence[str] | None = None,
+    *,
+    dictionaries: Sequence[str] = (),
+) -> pa.Table:
     """A table, or some of its columns, after its schema name, version and types were compared.
+
+    Args:
+        path: The file.
+        schema: Its contract.
+        columns: Those to read; all where None.
+        dictionaries: Parquet paths of text columns to read as dictionaries: each text once.
 
     Raises:
         ArtifactError: if the file is missing, damaged or of another schema.
     """
     _require(path)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_schema(path, file.schema_arrow, schema)
-            return file.read(columns=list(columns) if columns is not None else None).replace_schema_metadata()
+        with pq.ParquetFile(
+            path, page_checksum_verification=True, read_dictionary=list(dictionaries)
+        ) as file:
+            _check_schema(path, file.schema.to_arrow_schema(), schema)
+            names = list(columns) if columns is not None else None
+            # Arrow cannot read a nested dictionary over a row group's end (ArrowNotImplementedError).
+            groups = range(file.num_row_groups if dictionaries else 0)
+            parts = [file.read_row_group(n, columns=names) for n in groups] or [file.read(columns=names)]
+            return pa.concat_tables(parts).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(f"{path}: damaged Parquet file; delete it and rerun its stage") from error
 

@@ -103,14 +103,13 @@ class Cohort:
         """From a table with the columns of `schemas.SHARD`."""
         tokens = table["tokens"].combine_chunks()
         tokens = tokens if isinstance(tokens, pa.Array) else pa.concat_arrays(tokens.chunks)
-        lengths = pc.list_value_length(tokens).to_numpy(zero_copy_only=False)
         return cls(
             subject_id=table["subject_id"].to_numpy(),
             age_z=table["age_z"].to_numpy(),
             gender_id=table["gender_id"].to_numpy().astype(np.int64),
             ethnicity_id=table["ethnicity_id"].to_numpy().astype(np.int64),
             tokens=pc.list_flatten(tokens).to_numpy(zero_copy_only=False).astype(np.int64),
-            offsets=_offsets(lengths),
+            offsets=offsets_of(lengths(tokens)),
         )
 
 
@@ -118,7 +117,7 @@ def encode(visits: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
     """Token ids of each patient, codes outside the vocabulary as <unk>.
 
     Args:
-        visits: [B] list<list<string>>, no null and no empty list in it.
+        visits: [B] list<list<string>>, plain or dictionary, no null and no empty list in it.
         vocabulary: Codes and their ids.
 
     Returns:
@@ -126,13 +125,13 @@ def encode(visits: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
     """
     visit_codes = pc.list_flatten(visits)
     codes = pc.list_flatten(visit_codes)
-    per_patient = _lengths(visits)
-    per_visit = _lengths(visit_codes)
+    per_patient = lengths(visits)
+    per_visit = lengths(visit_codes)
     visit_of_code = np.repeat(np.arange(len(per_visit)), per_visit)
     patient_of_visit = np.repeat(np.arange(len(per_patient)), per_patient)
 
-    visit_start = _offsets(per_visit)
-    patient_start = _offsets(per_patient)
+    visit_start = offsets_of(per_visit)
+    patient_start = offsets_of(per_patient)
     # Before a token stand two tokens per earlier patient (BOS, END) and two per earlier visit.
     place_of_visit = 2 * patient_of_visit + 2 * np.arange(len(per_visit)) + visit_start[:-1] + 1
     place_of_code = np.arange(len(codes)) - visit_start[visit_of_code] + place_of_visit[visit_of_code] + 1
@@ -143,11 +142,18 @@ def encode(visits: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
     flat[offsets[1:] - 1] = END
     flat[place_of_visit] = VISIT
     flat[place_of_visit + per_visit + 1] = VISIT_END
-    found = pc.index_in(codes, value_set=pa.array(vocabulary.codes, pa.string()))
-    flat[place_of_code] = pc.fill_null(
-        pc.add(found, pa.scalar(FIRST_CODE, pa.int32())), pa.scalar(vocabulary.unknown, pa.int32())
-    ).to_numpy(zero_copy_only=False)
+    flat[place_of_code] = _code_ids(codes, vocabulary)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
+
+
+def _code_ids(codes: pa.Array, vocabulary: Vocabulary) -> npt.NDArray[np.int32]:
+    """The id of each code; a dictionary's texts are looked up once each."""
+    if isinstance(codes, pa.DictionaryArray):
+        texts = _code_ids(codes.dictionary, vocabulary)
+        return np.asarray(texts[codes.indices.to_numpy()])
+    found = pc.index_in(codes, value_set=pa.array(vocabulary.codes, pa.string()))
+    known = pc.add(found, pa.scalar(FIRST_CODE, pa.int32()))
+    return np.asarray(pc.fill_null(known, pa.scalar(vocabulary.unknown, pa.int32())))
 
 
 def decode(tokens: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
@@ -165,7 +171,7 @@ def decode(tokens: pa.ListArray, vocabulary: Vocabulary) -> pa.ListArray:
     starts = np.flatnonzero(flat == VISIT)
     codes_before = np.concatenate([[0], np.cumsum(is_code)])
     visit_offsets = np.append(codes_before[starts], codes_before[-1])
-    patient_offsets = np.searchsorted(starts, _offsets(_lengths(tokens)))
+    patient_offsets = np.searchsorted(starts, offsets_of(lengths(tokens)))
     names = pa.array(vocabulary.names, pa.string())
     codes = names.take(pa.array(flat[is_code], pa.int32()))
     per_visit = pa.ListArray.from_arrays(pa.array(visit_offsets, pa.int32()), codes)
@@ -177,9 +183,11 @@ def ids(values: pa.ChunkedArray, names: tuple[str, ...]) -> pa.ChunkedArray:
     return pc.index_in(values, value_set=pa.array(names, pa.string())).cast(pa.int8())
 
 
-def _lengths(lists: pa.ListArray) -> Ints:
+def lengths(lists: pa.ListArray) -> Ints:
+    """Number of values in each list."""
     return np.asarray(pc.list_value_length(lists), dtype=np.int64)
 
 
-def _offsets(lengths: Ints) -> Ints:
-    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+def offsets_of(sizes: Ints) -> Ints:
+    """Where each of several consecutive runs begins, and where the last one ends: [B+1]."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])

@@ -9,22 +9,26 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from promptehr import artifacts, schemas, tokens
 from promptehr.settings import Settings, Shards
-from promptehr.tokens import Vocabulary
+from promptehr.tokens import Floats, Ints, Vocabulary
 
 logger = logging.getLogger(__name__)
 
+Bools = npt.NDArray[np.bool_]
+Drop = Literal["oldest", "newest"]
+
 AROUND_PATIENT, AROUND_VISIT = 2, 2  # BOS and END; <v> and <\v>
 DAYS_PER_YEAR = 365.2425
+# A few thousand codes are written a million times: as a dictionary each is read once.
+TEXTS = ("gender", "ethnicity", "visits.list.element.list.element")
 
 
 @dataclass(frozen=True)
@@ -57,10 +61,12 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     index: dict[str, list[dict[str, Any]]] = {}
     flows = []
     for name, path in splits.items():
-        records = truncated(pl.DataFrame(artifacts.read_table(path, schemas.RECORDS)), settings.shards)
-        encoded = shard(records, vocabulary)
+        records = artifacts.read_table(path, schemas.RECORDS, dictionaries=TEXTS)
+        visits = _whole(records["visits"])
+        fitting = truncated(visits, settings.shards)
+        encoded = shard(records, fitting, vocabulary, settings.shards.drop)
         index[name] = publish(outputs.index.parent, name, encoded, settings.shards.count)
-        flows.append(flow(records, encoded, vocabulary))
+        flows.append(flow(visits, fitting, encoded, vocabulary))
         logger.info("%s: %s patients in %s shards", name, encoded.num_rows, len(index[name]))
     entries = [entry for shards in index.values() for entry in shards]
     document = {
@@ -83,76 +89,94 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
 # --- truncation --------------------------------------------------------------------------------
 
 
-def truncated(records: pl.DataFrame, settings: Shards) -> pl.DataFrame:
-    """Records whose sequences fit into `max_tokens`: whole visits are dropped.
+@dataclass(frozen=True)
+class Fitting:
+    """Histories whose sequences fit, B patients.
+
+    Attributes:
+        visits: [B] list<list<string>>.
+        dropped: [B] visits that each patient lost.
+        cut: [B] codes that each patient's only visit lost because it is too long by itself.
+    """
+
+    visits: pa.ListArray
+    dropped: Ints
+    cut: Ints
+
+
+def truncated(visits: pa.ListArray, settings: Shards) -> Fitting:
+    """Histories whose sequences fit into `max_tokens`: whole visits are dropped.
 
     Of the visits from the kept end (the oldest where the newest are dropped) as many stay as
     fit. A visit that is too long even alone keeps its first codes, those of highest priority, so
-    that no patient is lost. Where the oldest visits go, the age moves on to the first one kept.
+    that no patient is lost.
 
-    Returns:
-        The records with `visits_in` and `codes_in`, what they had, and `codes_cut`, the codes that
-        a visit too long by itself lost.
+    >>> history = pa.array([[["A", "B"], ["C"]], [["A"] * 5]])
+    >>> truncated(history, Shards(max_tokens=8)).visits.to_pylist()
+    [[['A', 'B']], [['A', 'A', 'A', 'A']]]
     """
-    counted = records.with_columns(
-        visits_in=visit_count(), codes_in=code_count(), codes_cut=pl.lit(0, dtype=pl.Int64)
-    )
-    length = AROUND_PATIENT + AROUND_VISIT * pl.col("visits_in") + pl.col("codes_in")
-    fits = length <= settings.max_tokens
-    shortened = _shortened(counted.filter(~fits), settings)
-    return pl.concat([counted.filter(fits), shortened]).sort("subject_id")
-
-
-def _shortened(records: pl.DataFrame, settings: Shards) -> pl.DataFrame:
-    """Records of which none fits, after what does not fit is dropped; same columns."""
     room = settings.max_tokens - AROUND_PATIENT
     most_codes = room - AROUND_VISIT
-    codes = pl.col("codes").list.len().cast(pl.Int64)
-    fitting = (
-        records.select("subject_id", codes="visits")
-        .explode("codes")
-        .with_row_index("order")
-        .sort("order", descending=settings.drop == "oldest")
-        .with_columns(
-            until=(codes + AROUND_VISIT).cum_sum().over("subject_id"),
-            rank=pl.int_range(pl.len()).over("subject_id"),
-        )
-        .filter((pl.col("until") <= room) | (pl.col("rank") == 0))
-        .sort("order")
-        .group_by("subject_id", maintain_order=True)
-        .agg(visits=pl.col("codes").list.head(most_codes), cut=(codes - most_codes).clip(0).sum())
+    codes = pc.list_flatten(visits)
+    per_patient, per_visit = tokens.lengths(visits), tokens.lengths(codes)
+    kept = _fits(per_patient, per_visit + AROUND_VISIT, room, settings.drop)
+    left = np.where(kept, np.minimum(per_visit, most_codes), 0)
+    kept_visits = _sums(kept.astype(np.int64), per_patient)
+    return Fitting(
+        visits=_picked(codes, kept_visits, kept, left),
+        dropped=per_patient - kept_visits,
+        cut=_sums(np.where(kept, per_visit - left, 0), per_patient),
     )
-    joined = records.drop("visits", "codes_cut").join(fitting, on="subject_id", how="inner")
-    if settings.drop == "oldest":
-        joined = joined.with_columns(age=_age_at_first_kept())
-    return joined.rename({"cut": "codes_cut"}).select(records.columns)
 
 
-def _age_at_first_kept() -> pl.Expr:
-    """Age after the days of the dropped oldest visits; a capped age stays at its cap."""
-    days = pl.col("visit_days").list.get(pl.col("visits_in") - visit_count())
-    moved = (pl.col("age") + days / DAYS_PER_YEAR).cast(pl.Float32)
-    return pl.when(pl.col("age_capped")).then("age").otherwise(moved)
+def _fits(per_patient: Ints, sizes: Ints, room: int, drop: Drop) -> Bools:
+    """Whether each visit, of so many tokens, stays: it is at the kept end, or all up to it have room."""
+    before = tokens.offsets_of(sizes)
+    bounds = tokens.offsets_of(per_patient)
+    first, end = np.repeat(bounds[:-1], per_patient), np.repeat(bounds[1:], per_patient)
+    visit = np.arange(len(sizes))
+    if drop == "newest":
+        at_end, taken = visit == first, before[1:] - before[first]
+    else:
+        at_end, taken = visit == end - 1, before[end] - before[:-1]
+    return np.asarray(at_end | (taken <= room))
+
+
+def _picked(codes: pa.ListArray, per_patient: Ints, kept: Bools, left: Ints) -> pa.ListArray:
+    """Patients of so many visits each, made of the kept visits' first codes, `left` of each."""
+    per_visit = tokens.lengths(codes)
+    rank = np.arange(per_visit.sum()) - np.repeat(tokens.offsets_of(per_visit)[:-1], per_visit)
+    first_codes = pc.list_flatten(codes).filter(pa.array(rank < np.repeat(left, per_visit)))
+    of_visits = pa.ListArray.from_arrays(pa.array(tokens.offsets_of(left[kept]), pa.int32()), first_codes)
+    return pa.ListArray.from_arrays(pa.array(tokens.offsets_of(per_patient), pa.int32()), of_visits)
+
+
+def _sums(values: Ints, per_patient: Ints) -> Ints:
+    """Sum of each patient's values, one or more each, given visit by visit."""
+    totals = tokens.offsets_of(values)[tokens.offsets_of(per_patient)]
+    return totals[1:] - totals[:-1]
 
 
 # --- account -----------------------------------------------------------------------------------
 
 
-def flow(records: pl.DataFrame, encoded: pa.Table, vocabulary: Vocabulary) -> dict[str, int]:
+def flow(visits: pa.ListArray, fitting: Fitting, encoded: pa.Table, vocabulary: Vocabulary) -> dict[str, int]:
     """What truncation took from a split and what the vocabulary does not know, as counts.
 
     What is kept is counted in the tokens themselves.
     """
     ids = pc.list_flatten(encoded["tokens"]).to_numpy()
-    sums = records.select(pl.sum("visits_in", "codes_in", "codes_cut")).row(0, named=True)
+    codes = pc.list_flatten(visits)
     return {
-        "patients": records.height,
-        **{name: int(total) for name, total in sums.items()},
+        "patients": len(visits),
+        "visits_in": len(codes),
+        "codes_in": len(pc.list_flatten(codes)),
+        "codes_cut": int(fitting.cut.sum()),
         "visits": int((ids == tokens.VISIT).sum()),
         "codes": int((ids >= tokens.FIRST_CODE).sum()),
         "unknown": int((ids == vocabulary.unknown).sum()),
-        "shortened": records.filter(pl.col("visits_in") > visit_count()).height,
-        "cut": records.filter(pl.col("codes_cut") > 0).height,
+        "shortened": int((fitting.dropped > 0).sum()),
+        "cut": int((fitting.cut > 0).sum()),
     }
 
 
@@ -187,34 +211,42 @@ def ledger(flows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
     }
 
 
-def visit_count() -> pl.Expr:
-    """Visits of each patient."""
-    return pl.col("visits").list.len().cast(pl.Int64)
-
-
-def code_count() -> pl.Expr:
-    """Codes of each patient."""
-    return pl.col("visits").list.eval(pl.element().list.len().cast(pl.Int64)).list.sum()
-
-
 # --- encoding ----------------------------------------------------------------------------------
 
 
-def shard(records: pl.DataFrame, vocabulary: Vocabulary) -> pa.Table:
-    """Records in the schema of shards, in their order."""
-    table = records.to_arrow()
-    visits = table["visits"].cast(pa.list_(pa.list_(pa.string()))).combine_chunks()
-    visits = visits if isinstance(visits, pa.Array) else pa.concat_arrays(visits.chunks)
+def shard(records: pa.Table, fitting: Fitting, vocabulary: Vocabulary, drop: Drop) -> pa.Table:
+    """Records in the schema of shards, in their order, with their fitting visits.
+
+    Where the oldest visits go, the age moves on to the first one kept.
+    """
+    age = records["age"].to_numpy()
+    if drop == "oldest":
+        age = age_at_first_kept(age, records, fitting.dropped)
     return pa.table(
         {
-            "subject_id": table["subject_id"],
-            "age_z": vocabulary.age_z(table["age"].to_numpy()),
-            "gender_id": tokens.ids(table["gender"].cast(pa.string()), tokens.GENDERS),
-            "ethnicity_id": tokens.ids(table["ethnicity"].cast(pa.string()), tokens.ETHNICITIES),
-            "tokens": tokens.encode(visits, vocabulary),
-            "n_visits": pc.list_value_length(visits),
+            "subject_id": records["subject_id"],
+            "age_z": vocabulary.age_z(age),
+            "gender_id": tokens.ids(records["gender"].cast(pa.string()), tokens.GENDERS),
+            "ethnicity_id": tokens.ids(records["ethnicity"].cast(pa.string()), tokens.ETHNICITIES),
+            "tokens": tokens.encode(fitting.visits, vocabulary),
+            "n_visits": pc.list_value_length(fitting.visits),
         }
     )
+
+
+def age_at_first_kept(age: Floats, records: pa.Table, dropped: Ints) -> Floats:
+    """Ages after the days of the dropped oldest visits; a capped age stays at its cap."""
+    days_of_visits = _whole(records["visit_days"])
+    first_kept = tokens.offsets_of(tokens.lengths(days_of_visits))[:-1] + dropped
+    days = pc.list_flatten(days_of_visits).to_numpy()[first_kept]
+    moved = (age.astype(np.float64) + days / DAYS_PER_YEAR).astype(np.float32)
+    return np.where(records["age_capped"].to_numpy() | (dropped == 0), age, moved)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    joined = column.combine_chunks()
+    return joined if isinstance(joined, pa.Array) else pa.concat_arrays(joined.chunks)
 
 
 def publish(folder: Path, split: str, encoded: pa.Table, count: int) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pytest
 from promptehr import artifacts, schemas
 from promptehr.errors import ArtifactError
 from promptehr.settings import Settings
+from tests.record_builders import frame, patient
 
 ROWS = pa.table({"table": ["patients"], "record": pa.array([3], pa.int64()), "reason": ["dob missing"]})
 
@@ -42,6 +43,16 @@ def test_a_table_comes_back_and_is_private(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [stat.S_IMODE(folder.stat().st_mode) for folder in path.parents[:2]] == [0o700, 0o700]
     assert [p.name for p in path.parent.iterdir()] == ["rejects.parquet"]
+
+
+def test_texts_read_as_dictionaries_are_the_same_over_several_row_groups(tmp_path: Path) -> None:
+    path, code = tmp_path / "train.parquet", "visits.list.element.list.element"
+    records = frame(patient(["4019"], ["585", "4019"]), patient(["25000"]), patient(["585"]))
+    artifacts.write_table(path, records.to_arrow(), schemas.RECORDS)
+    pq.write_table(pq.read_table(path), path, row_group_size=1)
+    found = artifacts.read_table(path, schemas.RECORDS, dictionaries=[code])
+    assert pa.types.is_dictionary(found["visits"].type.value_type.value_type)
+    assert found.to_pylist() == records.to_dicts()
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

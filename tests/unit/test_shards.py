@@ -1,36 +1,34 @@
 """Truncation, encoding, buckets and ledger of the shards."""
 
+import doctest
 from pathlib import Path
 from typing import Any
 
-import polars as pl
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from promptehr import artifacts, schemas
 from promptehr.errors import ArtifactError
 from promptehr.settings import Shards, from_assignments
 from promptehr.stages import shards
-from promptehr.stages.shards import buckets, truncated
+from promptehr.stages.shards import buckets, shard, truncated
+from promptehr.tokens import Vocabulary
 from tests.source_builders import SPLITS, ledger, run_ingest, run_records
 from tests.unit.test_vocabulary import run_vocabulary, train_of
 
-
-def record(*lengths: int, subject: int = 1, age: float = 50.0, days: list[int] | None = None) -> pl.DataFrame:
-    """A patient with visits of so many codes, C0, C1 ... in each."""
-    visits = [[f"C{i}" for i in range(length)] for length in lengths]
-    row = (subject, "F", "WHITE", age, False, visits, days or list(range(len(lengths))))
-    schema = dict(zip(COLUMNS, KINDS, strict=True))
-    return pl.DataFrame([row], schema=schema, orient="row")
+VISITS = pa.list_(pa.list_(pa.string()))
+VOCABULARY = Vocabulary(("C0", "C1"), age_mean=0.0, age_spread=1.0, demographics=())
 
 
-COLUMNS = [column.name for column in schemas.RECORDS.columns]
-KINDS = (
-    pl.Int64, pl.String, pl.String, pl.Float32, pl.Boolean, pl.List(pl.List(pl.String)), pl.List(pl.Int32),
-)  # fmt: skip
+def histories(*patients: list[int]) -> pa.ListArray:
+    """Patients with visits of so many codes, C0, C1 ... in each."""
+    return pa.array([[[f"C{i}" for i in range(size)] for size in sizes] for sizes in patients], VISITS)
 
 
-def lengths(frame: pl.DataFrame) -> list[list[int]]:
-    return [[len(visit) for visit in visits] for visits in frame["visits"].to_list()]
+def lengths(visits: pa.ListArray) -> list[list[int]]:
+    return [[len(visit) for visit in patient] for patient in visits.to_pylist()]
 
 
 def run_shards(made: Path, known: Path, results: Path, *assignments: str) -> Path:
@@ -65,35 +63,83 @@ def index_of(out: Path) -> dict[str, Any]:
 )
 def test_whole_visits_are_dropped_from_one_end(tokens: int, drop: str, kept: list[int]) -> None:
     settings = Shards.model_validate({"max_tokens": tokens, "drop": drop})
-    assert lengths(truncated(record(3, 2, 4), settings)) == [kept]
+    found = truncated(histories([3, 2, 4]), settings)
+    assert (lengths(found.visits), found.dropped.tolist()) == ([kept], [3 - len(kept)])
 
 
 def test_visits_after_a_dropped_one_are_dropped_too() -> None:
     # 2 + 4 + 9 tokens do not fit, 2 + 4 + 3 would: but the record would have a hole.
-    assert lengths(truncated(record(2, 7, 1), Shards(max_tokens=12))) == [[2]]
+    assert lengths(truncated(histories([2, 7, 1]), Shards(max_tokens=12)).visits) == [[2]]
 
 
 @pytest.mark.parametrize("drop", ["newest", "oldest"])
 def test_a_visit_too_long_by_itself_keeps_its_first_codes(drop: str) -> None:
     settings = Shards.model_validate({"max_tokens": 8, "drop": drop})
-    frame = truncated(record(9), settings)
-    assert frame["visits"].to_list() == [[["C0", "C1", "C2", "C3"]]]
-    assert frame.select("visits_in", "codes_in", "codes_cut").row(0) == (1, 9, 5)
+    found = truncated(histories([9]), settings)
+    assert found.visits.to_pylist() == [[["C0", "C1", "C2", "C3"]]]
+    assert (found.dropped.tolist(), found.cut.tolist()) == ([0], [5])
 
 
-def test_age_moves_on_when_the_oldest_visits_are_dropped() -> None:
-    days = [0, 365, 730]
-    settings = Shards(max_tokens=8, drop="oldest")
-    assert truncated(record(3, 3, 3, days=days), settings)["age"].to_list() == [
-        pytest.approx(50.0 + 730 / 365.2425)
-    ]
-    assert truncated(record(3, 3, 3, days=days), Shards(max_tokens=8))["age"].to_list() == [50.0]
+def test_each_patient_is_truncated_alone() -> None:
+    found = truncated(histories([1], [9, 9], [2, 1]), Shards(max_tokens=13))
+    assert lengths(found.visits) == [[1], [9], [2, 1]]
+    assert (found.dropped.tolist(), found.cut.tolist()) == ([0, 1, 0], [0, 0, 0])
 
 
-def test_short_and_long_records_stay_sorted() -> None:
-    frame = pl.concat([record(1, subject=1), record(9, 9, subject=2), record(2, 1, subject=3)])
-    found = truncated(frame, Shards(max_tokens=13))
-    assert (found["subject_id"].to_list(), lengths(found)) == ([1, 2, 3], [[1], [9], [2, 1]])
+def test_the_example_holds() -> None:
+    assert doctest.testmod(shards).failed == 0
+
+
+def by_hand(sizes: list[int], settings: Shards) -> list[int]:
+    """Lengths of the visits that stay, one visit after the other."""
+    left = settings.max_tokens - 2
+    kept: list[int] = []
+    for size in sizes if settings.drop == "newest" else sizes[::-1]:
+        left -= size + 2
+        if left < 0:
+            break
+        kept.append(size)
+    kept = kept or [settings.max_tokens - 4]
+    return kept if settings.drop == "newest" else kept[::-1]
+
+
+sizes = st.lists(st.integers(1, 9), min_size=1, max_size=5)
+
+
+@given(st.lists(sizes, max_size=5), st.integers(8, 30), st.sampled_from(["oldest", "newest"]))
+def test_truncation_is_that_of_one_patient_after_the_other(
+    patients: list[list[int]], tokens: int, drop: str
+) -> None:
+    settings = Shards.model_validate({"max_tokens": tokens, "drop": drop})
+    found = truncated(histories(*patients), settings)
+    assert lengths(found.visits) == [by_hand(sizes, settings) for sizes in patients]
+    lost = [sum(before) - sum(after) for before, after in zip(patients, lengths(found.visits), strict=True)]
+    gone = [sum(before[-n:] if drop == "newest" else before[:n]) if n else 0
+            for before, n in zip(patients, found.dropped.tolist(), strict=True)]  # fmt: skip
+    assert found.cut.tolist() == [total - whole for total, whole in zip(lost, gone, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("drop", "ages"), [("oldest", [50.0 + 730 / 365.2425, 90.0, 50.0]), ("newest", [50.0, 90.0, 50.0])]
+)
+def test_age_moves_on_when_the_oldest_visits_are_dropped_unless_it_is_capped(
+    drop: str, ages: list[float]
+) -> None:
+    visits = histories([3, 3, 3], [3, 3], [1])
+    records = pa.table(
+        {
+            "subject_id": [1, 2, 3],
+            "gender": ["F", "M", "F"],
+            "ethnicity": ["WHITE"] * 3,
+            "age": pa.array([50.0, 90.0, 50.0], pa.float32()),
+            "age_capped": [False, True, False],
+            "visits": visits,
+            "visit_days": pa.array([[0, 365, 730], [0, 700], [0]], pa.list_(pa.int32())),
+        }
+    )
+    settings = Shards.model_validate({"max_tokens": 8, "drop": drop})
+    table = shard(records, truncated(visits, settings), VOCABULARY, settings.drop)
+    assert table["age_z"].to_pylist() == pytest.approx(ages)
 
 
 def test_tokens_index_and_ledger_of_two_patients(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ def test_two_patients_by_hand() -> None:
     assert encode(visits, VOCABULARY).to_pylist() == [[1, 3, 6, 4, 3, 7, 9, 4, 5], [1, 3, 7, 4, 5]]
 
 
+def test_codes_read_as_a_dictionary_have_the_same_ids() -> None:
+    codes = pa.DictionaryArray.from_arrays([2, 0, 1, 0], ["25000", "V5861", "4019"])
+    visits = pa.ListArray.from_arrays([0, 2], pa.ListArray.from_arrays([0, 1, 4], codes))
+    assert visits.to_pylist() == [[["4019"], ["25000", "V5861", "25000"]]]
+    assert encode(visits, VOCABULARY).to_pylist() == [[1, 3, 6, 4, 3, 7, 9, 7, 4, 5]]
+
+
 def test_no_patient_gives_no_sequence() -> None:
     assert encode(pa.array([], VISITS), VOCABULARY).to_pylist() == []
     assert decode(encode(pa.array([], VISITS), VOCABULARY), VOCABULARY).to_pylist() == []
