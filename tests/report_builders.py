@@ -193,5 +193,13 @@ def flagged() -> dict[str, Any]:
             "neighbours": 100,
             "held_out_to_train": {"mean": 0.6, "quantiles": {"50": 0.6}, "zero": 0.03},
         },
+        "attributes": {
+            "attacked": 9,
+            "published": 100,
+            "synthetic": 0.9,
+            "held_out": 0.1,
+            "excess": 0.8,
+            "interval": [0.7, 0.9],
+        },
         "gate": {"rule": "none", "alarms": ["copies"], "passed": False},
     }

@@ -3,9 +3,11 @@
 Works on patient x code matrices of 0 and 1; knows no cohort.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from promptehr.metrics.incidence import Floats, Matrix
+from promptehr.metrics.incidence import Floats, Ints, Matrix
 
 BLOCK = 512  # query patients at once; a block holds at most 512 x references numbers
 
@@ -21,18 +23,34 @@ def nearest(queries: Matrix, references: Matrix, *, itself: bool = False) -> Flo
         itself: The two are the same patients, and a patient is not its own neighbour: left out
             by row, so that a second patient with the same codes counts.
     """
-    if not references.shape[0]:
-        return np.ones(queries.shape[0])
+    best = np.zeros(queries.shape[0])
+    for rows, _, similarity in _similarities(queries, references, itself=itself):
+        filled = np.flatnonzero(np.diff(rows, prepend=-1))
+        best[rows[filled]] = np.maximum.reduceat(similarity, filled)
+    return 1.0 - best
+
+
+def nearest_row(queries: Matrix, references: Matrix) -> Ints:
+    """[Q] the reference nearest to each query, the first of equally near ones; -1 if none shares a code."""
+    found = np.full(queries.shape[0], -1)
+    for rows, columns, similarity in _similarities(queries, references, itself=False):
+        order = np.lexsort((columns, -similarity, rows))
+        first = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
+        found[rows[first]] = columns[first]
+    return found
+
+
+def _similarities(
+    queries: Matrix, references: Matrix, *, itself: bool
+) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """Query, reference and |both| / |either| of all that share a code, by query, in blocks."""
     transposed = references.T.tocsr()
     query_sizes, sizes = (np.asarray(side.sum(axis=1)).ravel() for side in (queries, references))
-    best = np.zeros(queries.shape[0])
     for start in range(0, queries.shape[0], BLOCK):
         shared = (queries[start : start + BLOCK] @ transposed).tocsr()
-        rows = np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
-        similarity = shared.data / (query_sizes[start + rows] + sizes[shared.indices] - shared.data)
+        rows = start + np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
+        similarity = shared.data / (query_sizes[rows] + sizes[shared.indices] - shared.data)
         if itself:
-            similarity[shared.indices == start + rows] = 0.0
-        filled = np.flatnonzero(np.diff(shared.indptr))
-        if len(filled):
-            best[start + filled] = np.maximum.reduceat(similarity, shared.indptr[filled])
-    return 1.0 - best
+            similarity[shared.indices == rows] = 0.0
+        if len(rows):
+            yield rows, shared.indices, similarity

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from promptehr.metrics import bootstrap
+from promptehr.metrics.attributes import attributes
 from promptehr.metrics.controls import LEVEL, controls, doubt
 from promptehr.metrics.incidence import Floats
 from promptehr.metrics.membership import attack
@@ -62,6 +63,7 @@ def privacy(
         "adversarial_accuracy": adversarial_accuracy(
             synthetic, train, held_out, resamples=resamples, seed=seed
         ),
+        "attributes": attributes(synthetic, train, held_out, resamples=resamples, seed=seed),
         "planted": planted,
         "gate": gate(copied, attacked, planted),
     }

@@ -135,7 +135,15 @@ def privacy(document: Tree) -> dict[str, Any]:
         "copies": _copies(document["copies"]),
         "membership": {**attack, **sizes},
         "distances": _distances(document["distances"]),
+        "attributes": _attributes(document["attributes"]),
     }
+
+
+def _attributes(attributes: Tree) -> dict[str, Any]:
+    if not is_small(attributes["attacked"]):
+        return dict(attributes)
+    hidden = dict.fromkeys(("synthetic", "held_out", "excess", "interval"))
+    return {**attributes, **hidden, "attacked": count(attributes["attacked"]), "reason": REASON}
 
 
 def _without_size(document: Tree) -> dict[str, Any]:

@@ -6,10 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from promptehr.metrics.attributes import attributes, f1, guesses
 from promptehr.metrics.controls import doubt
 from promptehr.metrics.incidence import catalogue
 from promptehr.metrics.membership import p_value, rates
-from promptehr.metrics.neighbours import nearest
+from promptehr.metrics.neighbours import nearest, nearest_row
 from promptehr.metrics.privacy import adversarial_accuracy, distances, gate, privacy
 from promptehr.metrics.records import Records, copies
 from tests.record_builders import cohort, frame, patient
@@ -163,3 +164,57 @@ def test_attacks_that_miss_their_controls_judge_no_one(flagged: dict[str, int], 
 def test_sound_controls_leave_no_doubt() -> None:
     assert doubt(controls_with()) is None
     assert gate({"alarm": False}, {"alarm": True}, {"controls": controls_with()})["passed"] is False
+
+
+# --- attribute inference -----------------------------------------------------------------------
+
+
+def test_the_first_of_equally_near_patients_is_the_nearest() -> None:
+    ours = frame(patient(["A", "B"]), patient(["Z"]))
+    theirs = frame(patient(["C"]), patient(["A"]), patient(["B"]), patient(["A", "B", "C"]))
+    queries, references = records(ours, theirs)
+    assert nearest_row(queries.ever, references.ever).tolist() == [3, -1]
+    assert nearest_row(queries.ever, references.ever[:3]).tolist() == [1, -1]
+
+
+def test_rare_codes_are_those_of_the_patient_nearest_in_frequent_ones() -> None:
+    # A and B are known. The first target's nearest has X, Y: one right of two guessed, two there.
+    targets = frame(patient(["A", "B", "X", "Z"]), patient(["A", "Y"]), patient(["B", "X"]))
+    published = frame(patient(["A", "B", "X", "Y"]), patient(["A", "X"]))
+    ours, theirs = records(targets, published)
+    found = guesses(ours.ever, theirs.ever, np.array([True, True, False, False, False]))
+    assert found.tolist() == [[1, 2, 2], [0, 1, 1], [1, 2, 1]]
+    assert float(f1(found.sum(axis=0))) == pytest.approx(2 * 2 / (5 + 4))
+
+
+def rare_and_frequent(count: int, seed: int, first_id: int = 1) -> pl.DataFrame:
+    """Patients of some of 30 frequent codes and two of 3,000 rare ones, which nothing foretells."""
+    generator = np.random.default_rng(seed)
+    return frame(
+        *(
+            patient(
+                [f"F{code}" for code in np.flatnonzero(generator.random(30) < 0.3)]
+                + [f"R{code}" for code in generator.choice(3000, 2, replace=False)]
+            )
+            for _ in range(count)
+        ),
+        first_id=first_id,
+    )
+
+
+def test_copies_give_rare_codes_away_and_other_patients_do_not() -> None:
+    train, held_out, other = (rare_and_frequent(300, seed) for seed in (1, 2, 3))
+    ours, theirs, honest = records(train, held_out, other)
+    leaked = attributes(ours, ours, theirs, resamples=200, seed=1)
+    assert leaked["attacked"] == leaked["published"] == 300
+    assert leaked["synthetic"] == pytest.approx(1.0, abs=0.02)
+    assert leaked["held_out"] < 0.02
+    assert leaked["interval"][0] > 0.9
+    clean = attributes(honest, ours, theirs, resamples=200, seed=1)
+    assert clean["interval"][0] <= 0.0 <= clean["interval"][1]
+
+
+def test_nobody_to_attack_is_null_with_the_reason() -> None:
+    (same,) = records(frame(patient(["A"]), patient(["A"])))
+    found = attributes(same, same, same, resamples=100, seed=1)
+    assert (found["excess"], found["reason"]) == (None, "no patient to attack, or none published")

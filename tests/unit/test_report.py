@@ -294,6 +294,15 @@ def test_share_of_few_copies_is_masked_with_what_gives_it_away() -> None:
     assert masked["synthetic"] == {"records": 200, "copies": 90, "share": 0.45}
 
 
+def test_what_a_few_attacked_patients_gave_away_is_masked() -> None:
+    assert masking.privacy(build.flagged())["attributes"] == {
+        "attacked": "<11",
+        "published": 100,
+        **dict.fromkeys(("synthetic", "held_out", "excess", "interval")),
+        "reason": masking.REASON,
+    }
+
+
 def test_reason_that_names_few_members_is_masked_too() -> None:
     told = "8 members and non-members with codes enough, 300 are needed"
     numbers = build.flagged()
