@@ -421,7 +421,7 @@ ExperimentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 class Settings(Section):
     """All of config.yaml."""
 
-    results_dir: Annotated[str, Field(min_length=1)] = "results"
+    results_dir: Annotated[str, Field(pattern=r"^[^{}]+$")] = "results"
     """Folder of all artifacts, logs and benchmarks; relative to the working folder."""
     source: Source = Source()
     simulate: Simulate = Simulate()
@@ -604,6 +604,9 @@ def _one_line(model: type[Section], error: ValidationError, prefix: str) -> str:
         message = f"{key}: {first['ctx']['error']}"
     elif first["input"] is None:
         message = f"{key}: empty; give it a value or delete the line to get the default"
+    elif first["type"] == "string_pattern_mismatch":
+        name = key.removesuffix(".[key]")
+        message = f"{name}: must match {first['ctx']['pattern']}, got {_seen(first['input'])}; correct it"
     else:
         message = f"{key}: {first['msg']}, got {_seen(first['input'])}"
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")

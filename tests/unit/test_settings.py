@@ -79,14 +79,18 @@ def test_every_key_has_a_meaning(stage: Stage) -> None:
             "report: {small_counts: no}",
             "report.small_counts: Input should be 'auto', 'mask' or 'show', got False",
         ),
-        ("experiments: {Base: {}}", "experiments.Base."),
+        (
+            "experiments: {Base: {}}",
+            "experiments.Base: must match ^[a-z0-9][a-z0-9-]{0,39}$, got 'Base'; correct",
+        ),
         ("experiments: {a: {records: {}}}", "experiments.a.records: unknown setting"),
         (
             "experiments: {a: {train: {epohcs: 1}}}",
             "experiments.a.train.epohcs: unknown setting; did you mean epochs?",
         ),
         ("experiments: {a: {generate: {top_p: 2}}}", "experiments.a.generate.top_p: Input should be less"),
-        ("results_dir: ''", "results_dir: String should have at least 1 character, got ''"),
+        ("results_dir: ''", "results_dir: must match ^[^{}]+$, got ''; correct it"),
+        ("results_dir: 'a{b}'", "results_dir: must match ^[^{}]+$, got 'a{b}'; correct it"),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_key_seen_and_expected(text: str, message: str) -> None:

@@ -72,3 +72,10 @@ def test_a_second_run_gives_the_same_bytes(finished: Checkout) -> None:
     done = finished.snakemake("--cores", "2", "--forcerun", "simulate", timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
     assert artifacts(finished) == before
+
+
+def test_a_results_folder_may_have_a_space_in_its_name(checkout: Checkout) -> None:
+    spaced = checkout.with_settings("results_dir: my results\nsimulate: {patients: 200}\n")
+    done = spaced.snakemake("--cores", "1", "--until", "records")
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert (checkout.folder / "my results" / "records" / "ledger.json").exists()

@@ -14,7 +14,7 @@ if SETTINGS.source.kind == "simulate":
             **key("simulate"),
             options=options("simulate"),
         shell:
-            "promptehr simulate {params.options} --log {log}"
+            "promptehr simulate {params.options} --log {log:q}"
 
 
 rule ingest:
@@ -34,7 +34,7 @@ rule ingest:
         **key("ingest"),
         options=options("ingest"),
     shell:
-        "promptehr ingest {params.options} --log {log}"
+        "promptehr ingest {params.options} --log {log:q}"
 
 
 rule records:
@@ -56,7 +56,7 @@ rule records:
         **key("records"),
         options=options("records"),
     shell:
-        "promptehr records {params.options} --log {log}"
+        "promptehr records {params.options} --log {log:q}"
 
 
 rule vocabulary:
@@ -74,7 +74,7 @@ rule vocabulary:
         **key("vocabulary"),
         options=options("vocabulary"),
     shell:
-        "promptehr vocabulary {params.options} --log {log}"
+        "promptehr vocabulary {params.options} --log {log:q}"
 
 
 rule shards:
@@ -93,4 +93,4 @@ rule shards:
         **key("shards"),
         options=options("shards"),
     shell:
-        "promptehr shards {params.options} --log {log}"
+        "promptehr shards {params.options} --log {log:q}"

@@ -23,7 +23,7 @@ rule evaluate_likelihood:
         **key("evaluate_likelihood"),
         options=options("evaluate_likelihood"),
     shell:
-        "promptehr evaluate_likelihood {params.options} --log {log}"
+        "promptehr evaluate_likelihood {params.options} --log {log:q}"
 
 
 rule evaluate_fidelity:
@@ -47,7 +47,7 @@ rule evaluate_fidelity:
         **key("evaluate_fidelity"),
         options=options("evaluate_fidelity"),
     shell:
-        "promptehr evaluate_fidelity {params.options} --log {log}"
+        "promptehr evaluate_fidelity {params.options} --log {log:q}"
 
 
 rule evaluate_utility:
@@ -69,7 +69,7 @@ rule evaluate_utility:
         **key("evaluate_utility"),
         options=options("evaluate_utility"),
     shell:
-        "promptehr evaluate_utility {params.options} --log {log}"
+        "promptehr evaluate_utility {params.options} --log {log:q}"
 
 
 rule evaluate_privacy:
@@ -91,7 +91,7 @@ rule evaluate_privacy:
         **key("evaluate_privacy"),
         options=options("evaluate_privacy"),
     shell:
-        "promptehr evaluate_privacy {params.options} --log {log}"
+        "promptehr evaluate_privacy {params.options} --log {log:q}"
 
 
 rule report:
@@ -112,4 +112,4 @@ rule report:
         **key("report"),
         options=options("report"),
     shell:
-        "promptehr report {params.options} --log {log}"
+        "promptehr report {params.options} --log {log:q}"

@@ -18,7 +18,7 @@ rule train:
         **key("train"),
         options=options("train"),
     shell:
-        "promptehr train {params.options} --log {log}"
+        "promptehr train {params.options} --log {log:q}"
 
 
 rule generate:
@@ -40,4 +40,4 @@ rule generate:
         **key("generate"),
         options=options("generate"),
     shell:
-        "promptehr generate {params.options} --log {log}"
+        "promptehr generate {params.options} --log {log:q}"
