@@ -1,15 +1,18 @@
 # make environment  .venv with the pinned versions; the other targets call it
 # make demo         set up, run the pipeline on 5,000 simulated patients, say where the report is
 # make test         set up, run all tests
+# make bench        time the data stages at SCALES times MIMIC-III's size; tables to benchmarks/README.md
 # make check        linters, types, generated files
 # make generated    write the files that come from the settings and contracts anew
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Of `make bench`; 50 takes 1 GB of disk and a quarter of an hour.
+SCALES ?= 1 10 50
 # Written when the environment is whole; pip starts again if a pin changes.
 READY := .venv/.ready
 
-.PHONY: environment demo test check generated
+.PHONY: environment demo test bench check generated
 
 environment: $(READY)
 
@@ -19,6 +22,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+bench: $(READY)
+	$(BIN)/python benchmarks/data.py --scales $(SCALES) --into benchmarks/README.md
 
 check: $(READY)
 	$(BIN)/ruff check
