@@ -345,6 +345,8 @@ class EvaluateFidelity(Section):
     """Real test patients a code pair needs to be compared."""
     fresh_patients: Annotated[int, Field(ge=0)] = 20_000
     """New patients of a simulated cohort's own process to compare with as well; 0 draws none."""
+    scored_patients: Count = 1000
+    """Synthetic and new patients whose probability under that process is computed; 3 ms each."""
 
 
 class EvaluateUtility(Section):

@@ -15,8 +15,11 @@ import polars as pl
 from promptehr import artifacts, schemas
 from promptehr.metrics.fidelity import Cohorts, Draws, fidelity, fresh
 from promptehr.metrics.incidence import Patients, catalogue
+from promptehr.metrics.surprise import Scored, surprise
 from promptehr.settings import EvaluateFidelity, Settings
+from promptehr.simulation.fresh import histories as fresh_histories
 from promptehr.simulation.fresh import patients as fresh_patients
+from promptehr.simulation.likelihood import patient_log_probs
 from promptehr.simulation.process import Process
 from promptehr.simulation.scope import changed_process
 
@@ -98,7 +101,18 @@ def against_process(
     compared = cohorts(frames.synthetic, frames.train, new, vocabulary, settings.seed)
     draws = Draws(seed=settings.seed, resamples=settings.bootstrap)
     share = settings.pair_min_patients / max(frames.test.height, 1)
-    return fresh(compared, draws=draws, pair_min_patients=max(1, round(share * new.height)))
+    found = fresh(compared, draws=draws, pair_min_patients=max(1, round(share * new.height)))
+    scored = (score(process, side.head(settings.scored_patients)) for side in (frames.synthetic, new))
+    found["surprise"] = surprise(*scored, generator=draws.generator, resamples=draws.resamples)
+    return found
+
+
+def score(process: Process, records: pl.DataFrame) -> Scored:
+    """The patients of known sex under the process; ids and new patients come in no order of theirs."""
+    known = records.filter(pl.col("gender") != "UNKNOWN").select("gender", "ethnicity", "age", "visits")
+    histories = fresh_histories(process, known.to_arrow())
+    codes = known["visits"].list.eval(pl.element().list.len()).list.sum().to_numpy()
+    return Scored(patient_log_probs(process, histories), codes.astype(np.int64))
 
 
 def unknown(settings: EvaluateFidelity, process: Process | None, changed: str | None) -> str | None:

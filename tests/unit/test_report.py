@@ -141,10 +141,19 @@ def test_new_patients_of_the_process_have_a_table_of_their_own(made: report.Outp
     tables = len(fidelity.section(content).views)
     one = content["experiments"]["base"]["fidelity"]
     known = {key: one[key] for key in ("prevalence", "conditional_prevalence", "pairs")}
-    one["fresh"] = {**known, "patients": {"real": 20_000}}
+    surprise = {
+        "synthetic": {"nats_per_code": 7.31, "impossible": 0.106},
+        "new": {"nats_per_code": 5.69},
+        "difference": {"value": 1.62, "interval": [1.48, 1.74]},
+    }
+    one["fresh"] = {**known, "patients": {"real": 20_000}, "surprise": surprise}
     found = fidelity.section(content).views
-    assert len(found) == tables + 1
+    assert len(found) == tables + 2
     assert "20,000 new patients" in found[3].caption
+    assert [cell.text for cell in found[4].rows[0]] == [
+        *("base", "10.6 %", "7.310", "5.690"),
+        "1.620 [1.480, 1.740]",
+    ]
 
 
 def test_experiment_that_left_nothing_behind_is_shown_as_such() -> None:

@@ -110,7 +110,29 @@ def _fresh(judged: Mapping[str, Any]) -> tuple[Table, ...]:
     if not known:
         return ()
     size = find(next(iter(known.values())), "patients", "real")
-    return (_parts(known, FRESH_CAPTION.format(size=f"{size:,}")),)
+    return (_parts(known, FRESH_CAPTION.format(size=f"{size:,}")), _surprise(known))
+
+
+def _surprise(known: Mapping[str, Any]) -> Table:
+    caption = (
+        "Generated patients under the true process, exactly: nats per code of those that it can produce,"
+        " and the share that it cannot. Good is a difference of 0 to new patients of the process: above it,"
+        " codes stand together that do not belong together; below it, all patients are of the commonest kind."
+    )
+    head = ("experiment", "impossible", "nats per code", "new patients", f"difference {INTERVAL}")
+    rows = tuple((words(name), *_surprised(one)) for name, one in known.items())
+    return Table(caption, head, rows)
+
+
+def _surprised(fresh: Mapping[str, Any]) -> tuple[Cell, ...]:
+    found, why = find(fresh, "surprise"), reason(fresh, "surprise")
+    difference = find(found, "difference")
+    return (
+        percent(find(found, "synthetic", "impossible"), why),
+        decimal(find(found, "synthetic", "nats_per_code"), why),
+        decimal(find(found, "new", "nats_per_code"), why),
+        with_interval(find(difference, "value"), find(difference, "interval"), why),
+    )
 
 
 def _size(fidelity: Any, keys: tuple[str, ...]) -> Any:
