@@ -34,8 +34,8 @@ def test_the_model_is_behind_its_stages_only() -> None:
     assert behind("promptehr.model") == OF_MODEL
 
 
-def test_the_simulator_is_behind_no_stage_that_real_patients_pass() -> None:
-    assert behind("promptehr.simulation") <= {"simulate", "evaluate_likelihood"}
+def test_the_simulator_is_behind_no_stage_that_makes_anything_of_real_patients() -> None:
+    assert behind("promptehr.simulation") == {"simulate", "evaluate_likelihood", "evaluate_fidelity"}
 
 
 def test_the_data_stages_know_no_metric() -> None:
