@@ -263,8 +263,10 @@ class Train(Section):
     """Passes over the training patients; fixes the learning-rate schedule."""
     stop_after_epochs: Annotated[int, Field(ge=1)] | None = None
     """Stop early without changing the schedule; raising it resumes. null runs all epochs."""
-    batch_patients: Count = 16
-    """Patients per step."""
+    batch_patients: Count | None = 16
+    """Patients per step; null where batch_tokens is given."""
+    batch_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Padded tokens per step, of encoder or decoder, whichever are more; needs batch_patients: null."""
     learning_rate: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0e-4
     """Peak AdamW learning rate."""
     weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
@@ -276,13 +278,23 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Smoothing of the training loss; reported perplexities are never smoothed."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic; auto is bf16 on a GPU that has it, else fp32."""
+    """Arithmetic; auto is bf16 on hardware that multiplies bf16 matrices itself, else fp32."""
+    compile: Literal["auto", "off"] = "auto"
+    """Compiled graphs; auto uses them on a GPU."""
+    patience: Count | None = None
+    """Stop after so many epochs without a better validation NLL; null never stops early."""
     checkpoint_every: Count = 5
     """Epochs between checkpoints; the best and the last are always kept."""
     keep_checkpoints: Count = 3
     """Periodic checkpoints kept."""
     publish: Literal["best", "last"] | Annotated[int, Field(ge=1)] = "best"
     """Which weights become the model: best generation-condition validation NLL, last, or epoch."""
+
+    @model_validator(mode="after")
+    def one_size_of_a_batch(self) -> "Train":
+        if (self.batch_patients is None) == (self.batch_tokens is None):
+            raise ValueError("exactly one of batch_patients and batch_tokens must be given, the other null")
+        return self
 
 
 class Copy(Section):
@@ -395,6 +407,8 @@ class Runtime(Section):
     """CPU threads of those stages; null takes what the rule was given."""
     log_every_s: Annotated[float, Field(gt=0.0)] = 30.0
     """Seconds between progress lines in a log file."""
+    tensorboard: bool = False
+    """Write TensorBoard event files beside the checkpoints; needs the tensorboard package."""
     resume: Annotated[str, Field(pattern=r"^(auto|require|step-[0-9]{8})$")] = "auto"
     """train only: auto continues from the newest checkpoint, require refuses to start over,
     a checkpoint's name continues from that one."""

@@ -1,6 +1,8 @@
 """Where a stage computes: decided once, then passed on."""
 
 import logging
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 
@@ -26,3 +28,17 @@ def decide(runtime: Runtime) -> torch.device:
     device = torch.device("cuda" if there and runtime.device != "cpu" else "cpu")
     logger.info("device %s, %d CPU threads, torch %s", device, torch.get_num_threads(), torch.__version__)
     return device
+
+
+def has_bf16(where: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices itself, by its capability, never by timing."""
+    if where.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch before 2.13 may not tell; it computes in fp32 then.
+    there: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(there.get("amx_bf16") or there.get("avx512_bf16"))
+
+
+def compiles(choice: Literal["auto", "off"], where: torch.device) -> bool:
+    """Whether training runs as compiled graphs: on a GPU, whose work is shorter than Python's."""
+    return choice == "auto" and where.type == "cuda"

@@ -7,85 +7,47 @@ checkpoint is the run that was never interrupted. Knows no files: the caller han
 
 import logging
 import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from promptehr.errors import Interrupted, NonFiniteError
-from promptehr.model import objective
+from promptehr.errors import Interrupted, NonFiniteError, SettingsError
+from promptehr.model import device, objective
 from promptehr.model.batches import (
     CONDITIONS,
     Plan,
     Step,
     TokenStore,
     derived_seed,
+    epoch_starts,
     plan_epoch,
-    steps_per_epoch,
 )
 from promptehr.model.evaluation import evaluate
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
+from promptehr.model.state import Hooks, LoopState
+from promptehr.model.watching import watched
 from promptehr.settings import Runtime, Train
+from promptehr.tokens import FIRST_CODE
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass
-class LoopState:
-    """Everything that must survive a kill; the learning rate and all randomness follow from `step`.
-
-    Attributes:
-        model: The weights.
-        optimizer: AdamW and its moments.
-        sums: [conditions, 2] float64: nats and scored tokens of the epoch so far.
-        step: Steps done.
-        best_step: Step of the best epoch so far; None before the first.
-        best_nll: Its validation NLL of the codes under the prompt condition, nats.
-        history: A record per epoch.
-    """
-
-    model: PromptBartForConditionalGeneration
-    optimizer: torch.optim.AdamW
-    sums: Tensor
-    step: int = 0
-    best_step: int | None = None
-    best_nll: float | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop calls and does not know.
-
-    Attributes:
-        save: Publish a checkpoint of the state.
-        save_weights: Publish the weights of this step by themselves.
-        beat: Called at every step: the run is alive.
-        asked_to_stop: Name of the signal that asked the run to stop, if one did.
-        timed: Told each epoch's number, seconds, scored tokens; none of it reaches an artifact.
-    """
-
-    save: Callable[[LoopState], None]
-    save_weights: Callable[[LoopState], None]
-    beat: Callable[[], None]
-    asked_to_stop: Callable[[], str | None]
-    timed: Callable[[int, float, float], None]
+# A GPU runs ahead of the host; asking it at every step whether all is finite would make it wait.
+STEPS_BETWEEN_QUESTIONS = 32
 
 
 def start_state(model: PromptBartForConditionalGeneration, train: Train) -> LoopState:
     """The state before the first step; the model stays on its device."""
-    sums = torch.zeros(len(CONDITIONS), 2, dtype=torch.float64, device=model.device)
-    return LoopState(model, optimizer_for(model, train), sums)
+    sums = torch.zeros(len(CONDITIONS), 4, dtype=torch.float64, device=model.device)
+    alarm = torch.full((3,), -1.0, dtype=torch.float64, device=model.device)
+    return LoopState(model, optimizer_for(model, train), sums, alarm)
 
 
 def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:
-    """AdamW; weight decay is for matrices, not for biases, norms and embeddings."""
+    """Fused AdamW; weight decay is for matrices, not for biases, norms and embeddings."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
@@ -96,7 +58,7 @@ def optimizer_for(model: nn.Module, train: Train) -> torch.optim.AdamW:
         {"params": decayed, "weight_decay": train.weight_decay},
         {"params": spared, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=train.learning_rate)
+    return torch.optim.AdamW(groups, lr=train.learning_rate, fused=True)
 
 
 def learning_rate(step: int, steps: int, train: Train) -> float:
@@ -120,55 +82,86 @@ def fit(
         NonFiniteError: before the step that a loss or gradient would spoil.
         Interrupted: after saving, when a signal asked for it.
     """
-    per_epoch = steps_per_epoch(train_store, train.batch_patients)
-    last_epoch = min(train.epochs, train.stop_after_epochs or train.epochs)
-    devices = [state.sums.device] if state.sums.is_cuda else []
+    starts = epoch_starts(train_store, train)
+    where = state.sums.device
+    static = device.compiles(train.compile, where)
+    forward = compiled(state.model) if static else state.model
     # Dropout draws from torch's global generators: they are put back as they were.
-    with torch.random.fork_rng(devices=devices):
-        for epoch in range(state.step // per_epoch, last_epoch):
-            plan = plan_epoch(
-                train_store,
-                {name: getattr(train.conditions, name) for name in CONDITIONS},
-                batch_patients=train.batch_patients,
-                seed=train.seed,
-                epoch=epoch,
-            )
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), _advice_on_memory(train):
+        while (epoch := len(state.history)) < ends_after(state.history, train):
+            plan = plan_epoch(train_store, train, epoch=epoch, static=static)
             began = time.monotonic()
-            _train_epoch(state, plan, train_store, train, runtime, hooks, steps=per_epoch * train.epochs)
+            for step in watched(state, plan.steps[state.step - starts[epoch] :], runtime, starts[-1]):
+                _stop_if_asked(state, hooks)
+                labels, steps = plan.labels_per_step, starts[-1]
+                train_step(state, step, train_store, train, labels=labels, steps=steps, forward=forward)
+                if where.type == "cpu" or state.step % STEPS_BETWEEN_QUESTIONS == 0:
+                    require_finite(state, train, starts)
+            require_finite(state, train, starts)
             hooks.timed(epoch + 1, time.monotonic() - began, float(state.sums[:, 1].sum()))
-            _end_epoch(
-                state, plan, valid_store, train, hooks, epoch=epoch + 1, is_last=epoch + 1 == last_epoch
-            )
+            _stop_if_asked(state, hooks)
+            _end_epoch(state, plan, valid_store, train, hooks)
 
 
-def _train_epoch(
-    state: LoopState,
-    plan: Plan,
-    store: TokenStore,
-    train: Train,
-    runtime: Runtime,
-    hooks: Hooks,
-    *,
-    steps: int,
-) -> None:
-    """The steps of an epoch that are not done yet."""
-    done = state.step % len(plan.steps)
-    state.model.train()
-    for step in _watched(state, plan.steps[done:], runtime, steps):
-        hooks.beat()
-        if reason := hooks.asked_to_stop():
-            hooks.save(state)
-            raise Interrupted(
-                f"training stopped by {reason} after step {state.step}; its state is saved, the same"
-                " command continues"
-            )
-        train_step(state, step, store, train, labels=plan.labels_per_step, steps=steps)
+def ends_after(history: list[dict[str, Any]], train: Train) -> int:
+    """The epoch that training ends after, as far as the epochs done tell; from 1.
+
+    It is the last one the settings ask for, or the one that makes `train.patience` epochs in a row
+    without a better validation NLL.
+    """
+    last = min(train.epochs, train.stop_after_epochs or train.epochs)
+    in_vain = 0
+    for record in history[:last]:
+        in_vain = 0 if record["best"] else in_vain + 1
+        if in_vain == train.patience:
+            return int(record["epoch"])
+    return last
+
+
+def _stop_if_asked(state: LoopState, hooks: Hooks) -> None:
+    """Save and leave, if a signal asked for it; say that the run is alive, if not."""
+    hooks.beat()
+    if reason := hooks.asked_to_stop():
+        hooks.save(state)
+        raise Interrupted(
+            f"training stopped by {reason} after step {state.step}; its state is saved, the same"
+            " command continues"
+        )
+
+
+@contextmanager
+def _advice_on_memory(train: Train) -> Iterator[None]:
+    """Turn torch's out-of-memory errors into which setting to lower.
+
+    Raises:
+        SettingsError: in place of them.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # The CPU's allocator raises a plain RuntimeError.
+        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+            raise
+        name = "batch_patients" if train.batch_tokens is None else "batch_tokens"
+        raise SettingsError(
+            f"train.{name}: {getattr(train, name)} does not fit into memory; halve it, or lower"
+            " shards.max_tokens or train.shape; a run with another batch size starts over"
+        ) from error
 
 
 def train_step(
-    state: LoopState, step: Step, store: TokenStore, train: Train, *, labels: float, steps: int
+    state: LoopState,
+    step: Step,
+    store: TokenStore,
+    train: Train,
+    *,
+    labels: float,
+    steps: int,
+    forward: nn.Module | None = None,
 ) -> None:
-    """One update of the weights.
+    """One update of the weights; nothing in it waits for the device.
+
+    Where loss or gradient are not finite nothing is updated, and `state.alarm` says so.
 
     Args:
         state: Changed in place.
@@ -178,9 +171,7 @@ def train_step(
         labels: Labels of an average step of the epoch: what the sum of losses is divided by, so
             that every token weighs the same, whatever the length of the batch it is in.
         steps: Steps of the whole schedule.
-
-    Raises:
-        NonFiniteError: before the optimiser changes anything.
+        forward: The model, compiled; the model itself if left out.
     """
     rate = learning_rate(state.step, steps, train)
     for group in state.optimizer.param_groups:
@@ -188,62 +179,87 @@ def train_step(
     torch.manual_seed(derived_seed(train.seed, "dropout", state.step))
     noise = torch.Generator(store.device).manual_seed(derived_seed(train.seed, "noise", state.step))
     batch = objective.training(store, step, train.corruption, noise)
+    answer = batch.labels.masked_fill(~step.present[:, None], objective.NOT_SCORED)
     with autocast(train, store.device):
-        logits = state.model(**batch.inputs, use_cache=False).logits
-    nll = objective.token_nll(logits, batch.labels)
+        logits = (state.model if forward is None else forward)(**batch.inputs, use_cache=False).logits
+    nll = objective.token_nll(logits, answer)
     cost = nll
     if train.label_smoothing:
-        even = objective.smoothing_nll(logits, batch.labels)
-        cost = torch.lerp(nll, even, train.label_smoothing)
+        cost = torch.lerp(nll, objective.smoothing_nll(logits, answer), train.label_smoothing)
     loss = cost.sum() / labels
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     norm = nn.utils.clip_grad_norm_(state.model.parameters(), train.max_grad_norm)
-    _require_finite(loss, norm, step=state.step, rate=rate)
+    _watch_for_non_finite(state, loss.detach(), norm)
     state.optimizer.step()
-    state.sums += _sums(nll.detach(), batch.labels, step.condition)
+    state.sums += _sums(nll.detach(), answer, step.condition)
     state.step += 1
 
 
 def _sums(nll: Tensor, labels: Tensor, condition: Tensor) -> Tensor:
-    """[conditions, 2] nats and scored tokens; a matrix product, because it adds in a fixed order."""
-    scored = (labels != objective.NOT_SCORED).sum(1)
-    per_patient = torch.stack([nll.double().sum(1), scored.double()], dim=1)
-    return nn.functional.one_hot(condition, len(CONDITIONS)).double().T @ per_patient
+    """[conditions, 4] as `LoopState.sums`; a matrix product, because it adds in a fixed order."""
+    nats = nll.double()
+    columns = [
+        column
+        for counted in (labels != objective.NOT_SCORED, labels >= FIRST_CODE)
+        for column in ((nats * counted).sum(1), counted.double().sum(1))
+    ]
+    place = torch.arange(len(CONDITIONS), device=condition.device)
+    return (place[:, None] == condition).double() @ torch.stack(columns, dim=1)
 
 
-def _require_finite(loss: Tensor, norm: Tensor, *, step: int, rate: float) -> None:
-    if not bool(torch.isfinite(loss.detach() + norm)):
-        raise NonFiniteError(
-            f"step {step}: loss {float(loss.detach())}, gradient norm {float(norm)} at learning rate"
-            f" {rate:.3g}; the weights were left as they are. Lower train.learning_rate, raise"
-            " train.warmup_steps, or set train.precision to fp32"
-        )
+def _watch_for_non_finite(state: LoopState, loss: Tensor, norm: Tensor) -> None:
+    """Note the first step that is not finite; from it on the optimiser is told to change nothing."""
+    here = torch.stack([torch.full_like(loss, state.step), loss, norm]).double()
+    is_first = (state.alarm[0] < 0) & ~torch.isfinite(loss + norm)
+    state.alarm = torch.where(is_first, here, state.alarm)
+    # What fused optimisers read, as torch's GradScaler sets it: 1 leaves weights and moments alone.
+    state.optimizer.found_inf = (state.alarm[0] >= 0).float()  # type: ignore[attr-defined]
 
 
-def autocast(train: Train, device: torch.device) -> AbstractContextManager[None]:
-    """The arithmetic of the matrix products: bfloat16 where asked for, or on a GPU that has it."""
-    gpu_has_it = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    wanted = train.precision == "bf16" or (train.precision == "auto" and gpu_has_it)
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+def require_finite(state: LoopState, train: Train, starts: list[int]) -> None:
+    """Ask the device whether all steps were finite.
+
+    Raises:
+        NonFiniteError: naming the first that was not.
+    """
+    step, loss, norm = state.alarm.tolist()
+    if step < 0:
+        return
+    epoch = next(e for e, start in enumerate(starts[1:]) if step < start)
+    rate = learning_rate(int(step), starts[-1], train)
+    raise NonFiniteError(
+        f"step {step:.0f}, batch {step - starts[epoch] + 1:.0f} of epoch {epoch + 1}: loss {loss}, gradient"
+        f" norm {norm} at learning rate {rate:.3g}; the weights were left as they are. Lower"
+        " train.learning_rate, raise train.warmup_steps, or set train.precision to fp32"
+    )
+
+
+def compiled(model: PromptBartForConditionalGeneration, **options: Any) -> nn.Module:
+    """The model as one graph per shape, which a GPU replays without waiting for Python.
+
+    Args:
+        model: Its weights stay its own.
+        **options: Of torch.compile, in place of the ones that suit a GPU.
+    """
+    chosen = options or {"mode": "reduce-overhead"}
+    found: nn.Module = torch.compile(model, dynamic=True, **chosen)  # type: ignore[assignment]
+    return found
+
+
+def autocast(train: Train, where: torch.device) -> AbstractContextManager[None]:
+    """The arithmetic of the matrix products: bfloat16 where asked for, or where the hardware has it."""
+    wanted = train.precision == "bf16" or (train.precision == "auto" and device.has_bf16(where))
+    return torch.autocast(where.type, torch.bfloat16, enabled=wanted)
 
 
 # --- the end of an epoch -----------------------------------------------------------------------
 
 
-def _end_epoch(
-    state: LoopState,
-    plan: Plan,
-    store: TokenStore,
-    train: Train,
-    hooks: Hooks,
-    *,
-    epoch: int,
-    is_last: bool,
-) -> None:
+def _end_epoch(state: LoopState, plan: Plan, store: TokenStore, train: Train, hooks: Hooks) -> None:
     """Judge the epoch, note it, and save what has to be kept."""
-    with autocast(train, store.device):
-        valid = {name: evaluate(state.model, store, name, train) for name in CONDITIONS}
+    epoch = len(state.history) + 1
+    valid = _validation(state, store, train, hooks)
     nll = valid["prompt"]["codes"]["nll"]
     is_best = state.best_nll is None or nll < state.best_nll
     if is_best:
@@ -261,17 +277,41 @@ def _end_epoch(
     )
     state.sums.zero_()
     _log_epoch(state.history[-1], train.epochs)
+    hooks.noted(state.history[-1])
     if is_best or train.publish == epoch:
         hooks.save_weights(state)
+    is_last = epoch == ends_after(state.history, train)
+    if is_last and epoch < min(train.epochs, train.stop_after_epochs or train.epochs):
+        logger.info("no better code NLL in %d epochs: training ends after epoch %d", train.patience, epoch)
     if is_last or epoch % train.checkpoint_every == 0:
         hooks.save(state)
+
+
+def _validation(state: LoopState, store: TokenStore, train: Train, hooks: Hooks) -> dict[str, Any]:
+    """The numbers of the validation split under each condition.
+
+    Raises:
+        NonFiniteError: if one is not finite.
+    """
+    found: dict[str, Any] = {}
+    for name in CONDITIONS:
+        hooks.beat()
+        with autocast(train, store.device):
+            found[name] = evaluate(state.model, store, name, train)
+        nll = found[name]["all"]["nll"]
+        if nll is not None and not math.isfinite(nll):
+            raise NonFiniteError(
+                f"step {state.step}: validation NLL {nll} under {name}; the last finite checkpoint is"
+                " kept. Lower train.learning_rate, or set train.precision to fp32"
+            )
+    return found
 
 
 def _training_means(sums: Tensor) -> dict[str, dict[str, float | None]]:
     """NLL per condition with dropout on, weights moving: below the validation's when overfitting."""
     return {
         name: {"nll": nats / scored if scored else None, "tokens": scored}
-        for name, (nats, scored) in zip(CONDITIONS, sums.tolist(), strict=True)
+        for name, (nats, scored, *_) in zip(CONDITIONS, sums.tolist(), strict=True)
     }
 
 
@@ -287,39 +327,3 @@ def _log_epoch(record: Mapping[str, Any], epochs: int) -> None:
     )
     if record["best"]:
         logger.info("epoch %d is the best so far: code NLL %.4f", record["epoch"], codes["nll"])
-
-
-# --- watching it -------------------------------------------------------------------------------
-
-
-def _watched(state: LoopState, steps: Iterable[Step], runtime: Runtime, total: int) -> Iterator[Step]:
-    """The steps, with a bar on a terminal and a line every `log_every_s` seconds in the log."""
-    last_line, last_tokens = time.monotonic(), float(state.sums[:, 1].sum())
-    with tqdm(
-        total=total,
-        initial=state.step,
-        unit="step",
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-        leave=False,
-    ) as bar:
-        shown = last_line
-        for step in steps:
-            yield step
-            now = time.monotonic()
-            if not bar.disable and now - shown > 0.5:
-                bar.n, shown = state.step, now
-                bar.set_postfix_str(_numbers(state))
-            if now - last_line > runtime.log_every_s:
-                seen = float(state.sums[:, 1].sum())
-                rate = (seen - last_tokens) / (now - last_line)
-                logger.info("step %d of %d: %s, %.0f tokens/s", state.step, total, _numbers(state), rate)
-                last_line, last_tokens = now, seen
-
-
-def _numbers(state: LoopState) -> str:
-    """Loss and perplexity of the epoch so far, all conditions, and the learning rate."""
-    nats, scored = state.sums.sum(0).tolist()
-    nll = nats / max(scored, 1.0)
-    rate = state.optimizer.param_groups[0]["lr"]
-    return f"loss {nll:.4f}, perplexity {math.exp(nll):.1f}, learning rate {rate:.2e}"

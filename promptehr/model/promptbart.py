@@ -45,7 +45,7 @@ class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is n
         """[B, S] ids or [B, S, D] embeddings, [B, S] mask to states [B, P + S, D]."""
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         embeds = with_prompts(embeds, self.prompts, x_num, x_cat)
-        mask = lengthened(attention_mask, embeds.shape[1])
+        mask = of_keys(lengthened(attention_mask, embeds.shape[1]), self.config)
         return super().forward(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
 
@@ -108,11 +108,14 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         embeds = self.model.decoder.embed_tokens(decoder_input_ids)  # [B, L, D]
         if past == 0:
             embeds = with_prompts(embeds, self.decoder_prompts, x_num, x_cat)  # [B, P + L, D]
+        mask = lengthened(decoder_attention_mask, past + embeds.shape[1])
+        if mask is None and past_key_values is None:
+            mask = causal(embeds, self.config)
         outputs = self.model.decoder(
             inputs_embeds=embeds,
-            attention_mask=lengthened(decoder_attention_mask, past + embeds.shape[1]),
+            attention_mask=mask,
             encoder_hidden_states=states,
-            encoder_attention_mask=lengthened(attention_mask, states.shape[1]),
+            encoder_attention_mask=of_keys(lengthened(attention_mask, states.shape[1]), self.config),
             past_key_values=past_key_values,
             use_cache=False if labels is not None else use_cache,
             **kwargs,
@@ -199,6 +202,27 @@ def lengthened(mask: Tensor | None, length: int) -> Tensor | None:
     if mask is None or mask.shape[1] >= length:
         return mask
     return nn.functional.pad(mask, (length - mask.shape[1], 0), value=1)
+
+
+def of_keys(mask: Tensor | None, config: PromptBartConfig) -> Tensor | None:
+    """A [B, S] mask as [B, 1, 1, S] for scaled-dot-product attention, which takes it as it is.
+
+    transformers would ask the device whether it is all ones, and the host would wait for the answer.
+    """
+    if mask is None or config._attn_implementation != "sdpa":
+        return mask
+    return mask[:, None, None, :].bool()
+
+
+def causal(embeds: Tensor, config: PromptBartConfig) -> Tensor | None:
+    """[1, 1, L, L] bool, each position sees itself and those before it; None where transformers makes it.
+
+    transformers would make a mask of ones and ask the device about it.
+    """
+    if config._attn_implementation != "sdpa":
+        return None
+    length = embeds.shape[1]
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=embeds.device).tril()
 
 
 def register() -> None:

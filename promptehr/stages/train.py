@@ -7,7 +7,8 @@ there and ends with the bytes of an undisturbed one.
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import transformers
 from promptehr import artifacts, provenance, schemas, tokens
 from promptehr.errors import ArtifactError, SettingsError
 from promptehr.model import checkpoint, config, device, lease, loop, objective, promptbart, publish, signals
-from promptehr.model.batches import TokenStore, derived_seed, steps_per_epoch
+from promptehr.model.batches import TokenStore, derived_seed, epoch_starts
 from promptehr.model.checkpoint import Checkpoints, Saved
-from promptehr.model.loop import Hooks, LoopState
+from promptehr.model.state import Hooks, LoopState
+from promptehr.model.watching import Board
 from promptehr.settings import Runtime, Settings, Train, assignments
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ NOT_IN_RUN_KEY = (
     "train.checkpoint_every",
     "train.keep_checkpoints",
     "train.publish",
+    "train.patience",
 )
 
 
@@ -65,8 +68,9 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
         checkpoint.claim(folder, key)
         checkpoints = Checkpoints(folder, keep=train.keep_checkpoints)
         state = start_or_resume(checkpoints, stores["train"], train, runtime, where)
-        hooks = hooks_for(checkpoints, train, held, asked, where)
-        loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
+        with board_of(folder, state, runtime) as board:
+            hooks = hooks_for(checkpoints, train, held, asked, where, board)
+            loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
         record = chosen_record(state, train)
         restore_chosen(state, checkpoints, record, train)
     parameters = sum(parameter.numel() for parameter in state.model.parameters())
@@ -128,6 +132,15 @@ def check(stores: Mapping[str, TokenStore], train: Train) -> None:
             raise ArtifactError(f"the {name} split has no patients; change records.split or the source")
         longest = int(store.lengths.max())
         needed = longest + config.from_settings(train, store.vocabulary_size).prompts
+        if train.batch_tokens is not None and train.batch_tokens < longest:
+            raise SettingsError(
+                f"train.batch_tokens: {train.batch_tokens}, but the longest {name} sequence takes {longest};"
+                " raise it or lower shards.max_tokens"
+            )
+        if not bool(store.x_num.isfinite().all()):
+            raise ArtifactError(
+                f"the {name} split: age_z is not a finite number for every patient; rerun shards"
+            )
         if needed > train.shape.positions:
             raise SettingsError(
                 f"train.shape.positions: {train.shape.positions}, but the longest {name} sequence and the"
@@ -168,8 +181,11 @@ def find(checkpoints: Checkpoints, store: TokenStore, train: Train, runtime: Run
     """
     if runtime.resume not in ("auto", "require"):
         return checkpoints.named(runtime.resume)
-    last = min(train.epochs, train.stop_after_epochs or train.epochs)
-    saved = checkpoints.newest(at_most=last * steps_per_epoch(store, train.batch_patients))
+    starts = epoch_starts(store, train)
+    saved = checkpoints.newest(at_most=starts[loop.ends_after([], train)])
+    if saved is not None:
+        # With less patience than the run had so far, it ends earlier than its newest checkpoint.
+        saved = checkpoints.newest(at_most=starts[loop.ends_after(saved.values["history"], train)])
     if saved is None and runtime.resume == "require":
         raise ArtifactError(f"{checkpoints.folder}: no whole checkpoint of this run to resume from")
     return saved
@@ -224,6 +240,7 @@ def hooks_for(
     held: lease.Lease,
     asked: signals.StopRequest,
     where: torch.device,
+    board: Board | None,
 ) -> Hooks:
     """The loop's way out to files and signals."""
 
@@ -238,7 +255,21 @@ def hooks_for(
         beat=held.beat,
         asked_to_stop=asked,
         timed=timed,
+        noted=board.add if board else lambda _: None,
     )
+
+
+@contextmanager
+def board_of(folder: Path, state: LoopState, runtime: Runtime) -> Iterator[Board | None]:
+    """TensorBoard's event files of this run, if the settings ask for them."""
+    if not runtime.tensorboard:
+        yield None
+        return
+    board = Board(folder / "tensorboard", state.history)
+    try:
+        yield board
+    finally:
+        board.close()
 
 
 # --- what comes out ----------------------------------------------------------------------------
@@ -250,6 +281,11 @@ def chosen_record(state: LoopState, train: Train) -> dict[str, Any]:
         return state.history[-1]
     if train.publish == "best":
         return next(record for record in state.history if record["step"] == state.best_step)
+    if train.publish > len(state.history):
+        raise SettingsError(
+            f"train.publish: epoch {train.publish}, but train.patience ended training after epoch"
+            f" {len(state.history)}; choose best, last or an earlier epoch"
+        )
     return state.history[train.publish - 1]
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from promptehr import tokens
 from promptehr.model import objective
-from promptehr.model.batches import CONDITIONS, TokenStore, plan_epoch
+from promptehr.model.batches import TokenStore, plan_epoch
 from promptehr.model.objective import NOT_SCORED
-from promptehr.settings import Corruption
+from promptehr.settings import Corruption, Train
 from tests.model_builders import CODES, MASK, UNKNOWN, sequence, store
 
 CODE = st.integers(6, 6 + len(CODES) - 1) | st.just(UNKNOWN)
@@ -75,9 +75,9 @@ def test_the_widths_of_a_plan_are_those_of_its_batches(
     visits: list[list[list[int]]], size: int, seed: int
 ) -> None:
     patients, noise = store(*visits), torch.Generator().manual_seed(seed)
-    weights = dict.fromkeys(CONDITIONS, 1.0)
+    train = Train(batch_patients=size, seed=seed)
     nothing = Corruption(span_share=0.0, delete_share=0.0, replace_share=0.0)
-    for step in plan_epoch(patients, weights, batch_patients=size, seed=seed, epoch=0).steps:
+    for step in plan_epoch(patients, train, epoch=0).steps:
         batch = objective.training(patients, step, nothing, noise)
         assert int(batch.attention_mask.sum(1).max()) == step.encoder_width == batch.input_ids.shape[1]
         assert (batch.decoder_input_ids != tokens.PAD).sum(1).max() == step.decoder_width

@@ -3,19 +3,22 @@
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from promptehr import tokens
+from promptehr.errors import NonFiniteError, SettingsError
 from promptehr.model import config, loop, objective, promptbart
 from promptehr.model.batches import CONDITIONS, Condition, TokenStore, plan_epoch
 from promptehr.model.evaluation import by_length, evaluate
-from promptehr.model.loop import Hooks, LoopState
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
+from promptehr.model.state import Hooks, LoopState
 from promptehr.settings import Runtime, Train
 from tests.model_builders import SIZE, UNKNOWN, random_patients, store, tiny_train
 
@@ -25,6 +28,7 @@ QUIET = Hooks(
     beat=lambda: None,
     asked_to_stop=lambda: None,
     timed=lambda *_: None,
+    noted=lambda _: None,
 )
 
 
@@ -86,8 +90,7 @@ def test_a_step_is_a_function_of_the_state_and_its_number() -> None:
 
 
 def plan_for(patients: TokenStore, train: Train) -> Any:
-    weights = {name: getattr(train.conditions, name) for name in CONDITIONS}
-    return plan_epoch(patients, weights, batch_patients=train.batch_patients, seed=train.seed, epoch=0)
+    return plan_epoch(patients, train, epoch=0)
 
 
 def test_twenty_steps_equal_a_plain_torch_loop_on_the_model_s_own_loss() -> None:
@@ -99,13 +102,11 @@ def test_twenty_steps_equal_a_plain_torch_loop_on_the_model_s_own_loss() -> None
     ours = started(train, patients)
     losses = []
     for epoch in range(2):
-        plan = plan_epoch(
-            patients, {n: float(n == "prompt") for n in CONDITIONS}, batch_patients=4, seed=1, epoch=epoch
-        )
+        plan = plan_epoch(patients, train, epoch=epoch)
         for step in plan.steps:
-            before = ours.sums.sum(0).clone()
+            before = ours.sums.sum(0)[:2].clone()
             loop.train_step(ours, step, patients, train, labels=plan.labels_per_step, steps=20)
-            nats, scored = (ours.sums.sum(0) - before).tolist()
+            nats, scored = (ours.sums.sum(0)[:2] - before).tolist()
             losses.append(nats / scored)
     assert losses == pytest.approx(plain_losses(patients, train), rel=1e-5)
 
@@ -125,9 +126,7 @@ def plain_losses(patients: TokenStore, train: Train) -> list[float]:
     )
     losses = []
     for epoch in range(2):
-        plan = plan_epoch(
-            patients, {n: float(n == "prompt") for n in CONDITIONS}, batch_patients=4, seed=1, epoch=epoch
-        )
+        plan = plan_epoch(patients, train, epoch=epoch)
         for step in plan.steps:
             batch = objective.prompt(patients, step.rows)
             loss = model(**batch.inputs, labels=batch.labels).loss
@@ -156,7 +155,10 @@ def test_sums_hold_nats_and_tokens_by_condition() -> None:
     for place in range(3):
         mine = step.condition == place
         scored = (batch.labels[mine] != objective.NOT_SCORED).sum()
-        assert state.sums[place].tolist() == pytest.approx([float(nll[mine].sum()), float(scored)])
+        codes = batch.labels[mine] >= tokens.FIRST_CODE
+        assert state.sums[place].tolist() == pytest.approx(
+            [float(nll[mine].sum()), float(scored), float(nll[mine][codes].sum()), float(codes.sum())]
+        )
 
 
 def test_label_smoothing_is_not_in_the_noted_nll() -> None:
@@ -175,6 +177,123 @@ def test_training_in_bfloat16_runs_and_keeps_float_weights() -> None:
     state = fitted(tiny_train(precision="bf16", epochs=1), patients, patients)
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
     assert math.isfinite(state.history[0]["valid"]["prompt"]["all"]["nll"])
+
+
+class Watched(TorchDispatchMode):
+    """Fails where the host would have to wait for a device: numbers, places and conditions read off it."""
+
+    ASKING = ("_local_scalar_dense", "nonzero", "item", "equal", "unique")
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.name().removeprefix("aten::").partition(".")[0].strip("_")
+        assert name not in {asking.strip("_") for asking in self.ASKING}, func.name()
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_in_a_step_waits_for_the_device() -> None:
+    patients, train = store(*random_patients(40, seed=1)), tiny_train(label_smoothing=0.1)
+    state, plan = started(train, patients), plan_for(patients, train)
+    with Watched():
+        for step in plan.steps:
+            loop.train_step(state, step, patients, train, labels=plan.labels_per_step, steps=6)
+        with pytest.raises(AssertionError, match="_local_scalar_dense"):
+            bool(state.alarm[0] < 0)
+
+
+def test_a_filled_up_batch_trains_as_the_batch_itself() -> None:
+    """Static shapes change the padding and nothing else."""
+    patients = store(*random_patients(50, seed=1))
+    train = tiny_train(dropout=0.0, conditions={"denoise": 0.0}, batch_patients=16)
+    states = []
+    for static in (False, True):
+        state, plan = started(train, patients), plan_epoch(patients, train, epoch=0, static=static)
+        for step in plan.steps:
+            loop.train_step(state, step, patients, train, labels=plan.labels_per_step, steps=6)
+        states.append(state)
+    free, filled = states
+    assert filled.sums.flatten().tolist() == pytest.approx(free.sums.flatten().tolist(), rel=1e-5)
+    for one, other in zip(free.model.parameters(), filled.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_compiled_model_is_one_graph_and_gives_the_same_losses() -> None:
+    patients, train = store(*random_patients(50, seed=1)), tiny_train(dropout=0.0)
+    sums = []
+    for is_compiled in (False, True):
+        state, plan = started(train, patients), plan_epoch(patients, train, epoch=0, static=True)
+        forward = loop.compiled(state.model, backend="aot_eager", fullgraph=True) if is_compiled else None
+        for step in plan.steps:
+            loop.train_step(
+                state, step, patients, train, labels=plan.labels_per_step, steps=9, forward=forward
+            )
+        sums.append(state.sums.flatten().tolist())
+    assert sums[1] == pytest.approx(sums[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("planted", ["gradient", "weight", "age"])
+def test_a_step_that_is_not_finite_changes_no_weight_nor_any_step_after_it(planted: str) -> None:
+    patients, train = store(*random_patients(40, seed=1)), tiny_train()
+    state, plan = started(train, patients), plan_for(patients, train)
+    parameter = state.model.model.decoder.layers[0].fc1.weight
+    if planted == "gradient":
+        parameter.register_hook(lambda gradient: gradient * float("inf"))
+    elif planted == "weight":
+        parameter.data[0, 0] = float("nan")
+    else:
+        patients.x_num[plan.steps[0].rows[0]] = float("nan")
+    before = [weight.detach().clone() for weight in state.model.parameters()]
+    for step in plan.steps:
+        loop.train_step(state, step, patients, train, labels=plan.labels_per_step, steps=15)
+    for old, new in zip(before, state.model.parameters(), strict=True):
+        torch.testing.assert_close(new.detach(), old, rtol=0, atol=0, equal_nan=True)
+    assert all(float(moments["step"]) == 0 for moments in state.optimizer.state.values())
+    with pytest.raises(NonFiniteError, match=r"step 0, batch 1 of epoch 1: loss .*gradient norm (nan|inf)"):
+        loop.require_finite(state, train, [0, 5, 10, 15])
+
+
+def test_a_validation_that_is_not_finite_stops_before_anything_is_kept() -> None:
+    patients, valid = store(*random_patients(8, seed=1)), store(*random_patients(4, seed=2))
+    valid.x_num[1] = float("nan")
+    kept: list[int] = []
+    hooks = replace(QUIET, save=lambda s: kept.append(s.step), save_weights=lambda s: kept.append(s.step))
+    with pytest.raises(NonFiniteError, match="step 1: validation NLL nan under prompt"):
+        fitted(tiny_train(), patients, valid, hooks)
+    assert kept == []
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ({"batch_patients": 8}, "train.batch_patients: 8 does not fit into memory; halve it"),
+        ({"batch_patients": None, "batch_tokens": 96}, "train.batch_tokens: 96 does not fit"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: 1 GB")],
+)
+def test_out_of_memory_is_advice(
+    monkeypatch: pytest.MonkeyPatch, size: dict[str, Any], message: str, error: Exception
+) -> None:
+    def too_much(*_: Any, **__: Any) -> None:
+        raise error
+
+    patients = store(*random_patients(8, seed=1))
+    monkeypatch.setattr(loop, "train_step", too_much)
+    with pytest.raises(SettingsError, match=message):
+        fitted(tiny_train(**size), patients, patients)
+
+
+def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes do not match")
+
+    patients = store(*random_patients(8, seed=1))
+    monkeypatch.setattr(loop, "train_step", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fitted(tiny_train(), patients, patients)
 
 
 # --- epochs ------------------------------------------------------------------------------------
@@ -205,6 +324,7 @@ def test_saves_at_the_asked_epochs_and_at_the_end() -> None:
         beat=QUIET.beat,
         asked_to_stop=QUIET.asked_to_stop,
         timed=QUIET.timed,
+        noted=QUIET.noted,
     )
     fitted(tiny_train(epochs=5, checkpoint_every=2), patients, patients, hooks)
     assert saved == [2, 4, 5]
@@ -226,7 +346,32 @@ def test_a_line_per_interval_tells_loss_perplexity_and_learning_rate(
         loop.fit(started(train, patients), patients, patients, train, Runtime(log_every_s=1e-9), QUIET)
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
     assert len(lines) == 5
-    assert all(word in lines[0] for word in ("loss", "perplexity", "learning rate", "tokens/s"))
+    assert all(
+        word in lines[0]
+        for word in ("loss", "code perplexity", "learning rate", "useful tokens/s", "0:00:00 left")
+    )
+
+
+def record(epoch: int, *, best: bool) -> dict[str, Any]:
+    return {"epoch": epoch, "best": best}
+
+
+@pytest.mark.parametrize(
+    ("best", "changes", "expected"),
+    [
+        ([], {}, 6),
+        ([], {"stop_after_epochs": 4}, 4),
+        ([True, False, False], {}, 6),
+        ([True, False], {"patience": 2}, 6),
+        ([True, False, False], {"patience": 2}, 3),
+        ([True, False, True, False], {"patience": 2}, 6),
+        ([True, False, False, True, False], {"patience": 2}, 3),
+        ([True, True, False], {"patience": 1, "stop_after_epochs": 2}, 2),
+    ],
+)
+def test_training_ends_where_patience_does(best: list[bool], changes: dict[str, Any], expected: int) -> None:
+    history = [record(epoch, best=one) for epoch, one in enumerate(best, start=1)]
+    assert loop.ends_after(history, tiny_train(epochs=6, **changes)) == expected
 
 
 # --- evaluation --------------------------------------------------------------------------------

@@ -164,8 +164,7 @@ def test_only_the_chosen_patients_get_noise() -> None:
 
 
 def training_batches(patients: TokenStore, train: Train) -> list[tuple[Plan, Batch, Tensor, Tensor]]:
-    weights = {name: getattr(train.conditions, name) for name in CONDITIONS}
-    plan = plan_epoch(patients, weights, batch_patients=32, seed=1, epoch=0)
+    plan = plan_epoch(patients, train.model_copy(update={"batch_patients": 32}), epoch=0)
     return [
         (plan, objective.training(patients, step, train.corruption, noise(i)), step.condition, step.rows)
         for i, step in enumerate(plan.steps)

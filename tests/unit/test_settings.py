@@ -153,6 +153,7 @@ def test_runtime_is_read_from_texts() -> None:
         "device": "cpu",
         "threads": 2,
         "log_every_s": 1.0,
+        "tensorboard": False,
         "resume": "auto",
     }
     with pytest.raises(SettingsError, match="device: Input should be 'auto', 'cpu' or 'cuda', got 'gpu'"):

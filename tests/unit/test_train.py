@@ -321,7 +321,7 @@ def test_non_finite_weights_stop_before_the_step_and_keep_the_checkpoint(
         next(state.model.parameters()).data[7] = float("nan")
 
     stop_at(monkeypatch, 6, poison)
-    with pytest.raises(NonFiniteError, match=r"step 6: loss nan.*learning rate 0\.00"):
+    with pytest.raises(NonFiniteError, match=r"step 6, batch 2 of epoch 2: loss nan.* rate 0\.00"):
         stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
     assert [p.name for p in sorted((tmp_path / "checkpoints").glob("step-*"))] == ["step-00000005"]
 
@@ -361,6 +361,83 @@ def test_an_epoch_whose_weights_are_gone_is_refused(inputs: stage.Inputs, tmp_pa
 
 def best_of(history: list[dict[str, Any]]) -> dict[str, Any]:
     return min(history, key=lambda record: record["valid"]["prompt"]["codes"]["nll"])
+
+
+def worse_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    """Validation improves for some epochs and never again; each epoch judges three conditions."""
+    nlls = (abs(epoch - epochs + 1) for epoch in range(99))
+    judged = itertools.chain.from_iterable(itertools.repeat(1.0 + nll, 3) for nll in nlls)
+    monkeypatch.setattr(loop, "evaluate", lambda *_: fake_metrics(next(judged)))
+
+
+def test_patience_ends_training_and_the_same_command_leaves_it_ended(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    worse_after(monkeypatch, 2)
+    settings = tiny_settings(epochs=9, patience=2, checkpoint_every=9)
+    with caplog.at_level(logging.INFO, "promptehr"):
+        stage.run(inputs, outputs(tmp_path), settings, CPU)
+    assert "no better code NLL in 2 epochs: training ends after epoch 4" in caplog.text
+    first = published(tmp_path)
+    assert json.loads(first["summary.json"])["published"]["epoch"] == 2
+    stage.run(inputs, outputs(tmp_path), settings, CPU)
+    assert published(tmp_path) == first
+    with pytest.raises(SettingsError, match=r"epoch 7, but train.patience ended training after epoch 4"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(epochs=9, patience=2, publish=7), CPU)
+
+
+def test_less_patience_ends_a_run_where_it_would_have_ended(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient = tiny_settings(epochs=9, patience=2, keep_checkpoints=9)
+    worse_after(monkeypatch, 1)
+    stage.run(inputs, outputs(tmp_path / "straight"), impatient, CPU)
+    worse_after(monkeypatch, 1)
+    longer = tiny_settings(epochs=9, patience=5, keep_checkpoints=9)
+    stage.run(inputs, outputs(tmp_path / "later"), longer, CPU)
+    stage.run(inputs, outputs(tmp_path / "later"), impatient, CPU)
+    assert len(published(tmp_path / "later")["history.jsonl"].splitlines()) == 3
+    assert published(tmp_path / "later") == published(tmp_path / "straight")
+
+
+def test_tensorboard_shows_the_history_once_per_epoch_however_often_the_run_stopped(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs the tensorboard package"
+    )
+    watched = Runtime(device="cpu", threads=1, tensorboard=True)
+    stop_at(monkeypatch, 12, kill)
+    with pytest.raises(Killed):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), watched)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), watched)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "checkpoints" / "tensorboard"))
+    events.Reload()
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text("utf-8").splitlines()]
+    shown = events.Scalars("valid/prompt/codes/nll")
+    assert [event.step for event in shown] == [record["step"] for record in history]
+    nlls = [record["valid"]["prompt"]["codes"]["nll"] for record in history]
+    assert [event.value for event in shown] == pytest.approx(nlls)
+
+
+def test_tensorboard_without_its_package_is_refused(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(SettingsError, match=r"runtime.tensorboard: true, but .* not installed"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), Runtime(threads=1, tensorboard=True))
+
+
+def test_an_age_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    cohort = write_inputs(tmp_path, train=random_patients(4, seed=1), valid=random_patients(2, seed=1))
+    vocabulary = stage.read_vocabulary(cohort)
+    stores = {
+        name: stage.read_store(cohort.index, name, vocabulary, torch.device("cpu"))
+        for name in ("train", "valid")
+    }
+    stores["valid"].x_num[1] = float("nan")
+    with pytest.raises(ArtifactError, match="the valid split: age_z is not a finite number"):
+        stage.check(stores, tiny_settings().train)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ cannot be used, and turns them into what rules share: inputs by name, the params
 staleness, and the options of the command line.
 """
 
+import json
 import os
 import shlex
 import sys
@@ -210,7 +211,12 @@ def option(name, files):
 
 def runtime_options(threads):
     values = SETTINGS.runtime.model_dump() | {"threads": SETTINGS.runtime.threads or threads}
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", plain(value))]
+
+
+def plain(value):
+    """A setting as the command line takes it: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def gpus(wildcards):
