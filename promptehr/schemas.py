@@ -100,7 +100,7 @@ DIAGNOSES = Table(
     columns=(
         Column("hadm_id", pa.int64(), "its admission"),
         Column("position", pa.int32(), "SEQ_NUM, 1 = principal diagnosis", nullable=True),
-        Column("code", pa.string(), "code without dot, upper case, leading zeros kept"),
+        Column("code", pa.string(), "code of its system without dot, upper case, leading zeros kept"),
         Column("system", pa.string(), "icd9 or icd10"),
     ),
     sorted_by=("hadm_id", "position", "system", "code"),  # null positions last
@@ -131,7 +131,8 @@ def _record_columns(*, visit_days_nullable: bool) -> tuple[Column, ...]:
         Column(
             "visits",
             pa.list_(pa.list_(pa.string())),
-            "codes of each visit: visits in time order, codes in SEQ_NUM order, none twice, none empty",
+            "codes of each visit: visits in time order, codes in SEQ_NUM order, none twice, none empty;"
+            " an ICD-10-CM code is written ICD10:I10, any other text is of ICD-9-CM or a CCS group",
         ),
         Column(
             "visit_days",
@@ -217,8 +218,7 @@ VOCABULARY = Document(
         ("special", "token: id of PAD BOS EOS <v> <\\v> END <mask> <unk>"),
         (
             "codes",
-            "list in id order from 6: code, patients (with it), occurrences,"
-            " title (null: not in the ICD-9-CM list)",
+            "list in id order from 6: code, patients (with it), occurrences, title (null: in no list)",
         ),
         ("age", "mean and spread in years, patients"),
         (

@@ -34,10 +34,11 @@ S = TypeVar("S", bound=Section)
 class Source(Section):
     """Where the patients come from."""
 
-    kind: Literal["simulate", "mimic3"] = "simulate"
-    """`simulate` draws MIMIC-III-shaped patients; `mimic3` reads a folder of MIMIC-III CSVs."""
+    kind: Literal["simulate", "mimic3", "mimic4"] = "simulate"
+    """`simulate` draws MIMIC-III-shaped patients; `mimic3` and `mimic4` read a folder of MIMIC's CSVs."""
     path: str | None = None
-    """Folder with PATIENTS, ADMISSIONS and DIAGNOSES_ICD (.csv or .csv.gz); unused by simulate."""
+    """Folder with PATIENTS, ADMISSIONS and DIAGNOSES_ICD (.csv or .csv.gz), of mimic4 also the one with
+    hosp/; unused by simulate."""
 
     @model_validator(mode="after")
     def path_goes_with_kind(self) -> "Source":
@@ -114,6 +115,9 @@ class Ingest(Section):
     """Largest share of rows of one table that may be rejected before the stage stops."""
     max_zeroless_share: Share = 0.01
     """Largest share of numeric codes that are ICD-9-CM codes only with zeros in front."""
+    icd10: Literal["keep", "map", "drop"] = "keep"
+    """What becomes of ICD-10 codes, which mimic4 alone has: `keep` them as `ICD10:...`, `map` them to ICD-9
+    (approximate; those without a match are rejected), `drop` them. keep, because only it loses nothing."""
 
 
 class Split(Section):
@@ -143,9 +147,10 @@ class Records(Section):
     min_age: Annotated[float, Field(ge=0.0, le=120.0)] = 0.0
     """Years at first admission below which a patient is left out; 18 leaves adults only."""
     age_cap: Annotated[float, Field(ge=89.0, le=120.0)] = 90.0
-    """Years that ages over 89, which MIMIC-III hides, are set to."""
+    """Years that ages over 89, which MIMIC hides, are set to."""
     newborns: Literal["keep", "drop"] = "keep"
-    """Patients under 28 days at the first visit: 13 % of MIMIC-III's admissions, nothing like the rest."""
+    """Patients under 28 days at the first visit: 13 % of MIMIC-III's admissions, nothing like the rest.
+    Where the year of birth alone is known, those of age 0."""
     min_visits: Count = 1
     """Visits a patient must have; more than 1 drops about 84 % of MIMIC-III."""
     patients: Count | None = None

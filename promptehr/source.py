@@ -1,6 +1,6 @@
 """The source's files: finds them by name in a folder and says what is wrong in one line.
 
-Knows names of files, never what they hold.
+Knows names of files and folders, never what files hold.
 """
 
 from pathlib import Path
@@ -9,18 +9,31 @@ from promptehr.errors import InputError
 
 TABLES = {"patients": "PATIENTS", "admissions": "ADMISSIONS", "diagnoses": "DIAGNOSES_ICD"}
 SUFFIXES = (".csv", ".csv.gz")
+# MIMIC-IV's release keeps the tables of the whole hospital in a folder of this name.
+HOSPITAL = "hosp"
 
 
-def find(folder: Path) -> dict[str, Path]:
-    """The three tables of a MIMIC-III folder, `.csv` or `.csv.gz`, in any letter case.
+def find(folder: Path, kind: str) -> dict[str, Path]:
+    """The three tables of a MIMIC folder, `.csv` or `.csv.gz`, in any letter case.
+
+    Args:
+        folder: Holds them; of `mimic4` they may lie in its `hosp/`.
+        kind: `source.kind`.
 
     Raises:
         InputError: if the folder or a table is missing, or a table is there more than once.
     """
     if not folder.is_dir():
         raise InputError(f"source.path: {folder} is not a folder; name the one that holds the source's CSVs")
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    return {name: _only(folder, files, table) for name, table in TABLES.items()}
+    below = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == HOSPITAL]
+    if below and not any(_named(folder, table) for table in TABLES.values()):
+        if kind != "mimic4":
+            raise InputError(
+                f"source.path: {folder} has no tables but {below[0].name}/, as MIMIC-IV does;"
+                " set source.kind: mimic4"
+            )
+        folder = below[0]
+    return {name: _only(folder, table) for name, table in TABLES.items()}
 
 
 def existing(path: str, setting: str) -> str:
@@ -34,9 +47,13 @@ def existing(path: str, setting: str) -> str:
     return path
 
 
-def _only(folder: Path, files: list[Path], table: str) -> Path:
+def _named(folder: Path, table: str) -> list[Path]:
     wanted = {f"{table}{suffix}".lower() for suffix in SUFFIXES}
-    found = [path for path in files if path.name.lower() in wanted]
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower() in wanted)
+
+
+def _only(folder: Path, table: str) -> Path:
+    found = _named(folder, table)
     if not found:
         raise InputError(f"source.path: {folder} has no {table}.csv or {table}.csv.gz; copy the table there")
     if len(found) > 1:

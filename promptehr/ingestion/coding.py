@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from promptehr import icd9
+from promptehr import icd9, icd10
 from promptehr.settings import Records
 
 # Odd 64-bit multipliers of the splitmix64 finaliser (Steele, Lea and Flood 2014): a cheap mixing of
@@ -38,14 +38,18 @@ class Coded:
 def coded(diagnoses: pl.DataFrame, settings: Records) -> Coded:
     """Diagnoses in the order of their visits, at the granularity of the settings.
 
-    Codes of an admission that become the same text are one: the first stays.
+    An ICD-10 code is written `ICD10:...`, since the same letters may be another code in ICD-9. Codes
+    of an admission that become the same text are one: the first stays.
     """
     tied = _ties(diagnoses)
+    ten = pl.col("system") == "icd10"
+    text = pl.when(ten).then(pl.lit(icd10.PREFIX) + pl.col("code")).otherwise("code")
+    diagnoses = diagnoses.with_columns(text.alias("code"))
     ordered = diagnoses if settings.tie_break == "code" else _by_hash(diagnoses, settings.seed)
     noted = {f"same SEQ_NUM as another, or none: ordered by {settings.tie_break}": tied}
     if settings.granularity == "full":
         return Coded(ordered, noted=noted)
-    texts: Mapping[str, Callable[[str], str | None]] = {"category": icd9.category, "ccs": icd9.ccs_text}
+    texts: Mapping[str, Callable[[str], str | None]] = {"category": category, "ccs": icd9.ccs_text}
     rewritten, changed, homeless = _rewritten(ordered, texts[settings.granularity])
     once = rewritten.unique(["hadm_id", "code"], keep="first", maintain_order=True)
     return Coded(
@@ -82,7 +86,7 @@ def folded(records: pl.DataFrame, fold_below: int) -> Coded:
         .filter(pl.col("patients") >= fold_below)
     )
     rare = ~pl.col("code").is_in(frequent["code"].to_list())
-    rewritten, changed, _ = _rewritten(codes, icd9.category, rare)
+    rewritten, changed, _ = _rewritten(codes, category, rare)
     once = rewritten.unique(["visit", "code"], keep="first", maintain_order=True)
     visits = (
         once.lazy()
@@ -97,6 +101,11 @@ def folded(records: pl.DataFrame, fold_below: int) -> Coded:
         {"rare, its category already in the visit": rewritten.height - once.height},
         {f"rarer than {fold_below} training patients, written as its category": changed},
     )
+
+
+def category(text: str) -> str:
+    """The category of a code of either system."""
+    return icd10.category(text) if text.startswith(icd10.PREFIX) else icd9.category(text)
 
 
 def _rewritten(

@@ -6,7 +6,8 @@ Knows texts only; which admission of a patient decides is `stages/records`' busi
 from collections.abc import Mapping
 from types import MappingProxyType
 
-# The 41 texts of MIMIC-III v1.4. A text goes to the group it names; places of birth that name no
+# The 41 texts of MIMIC-III v1.4, the 33 of MIMIC-IV v2 and v3 (27 of them the same) and the one more
+# of its v1. A text goes to the group it names; places of birth that name no
 # group (PORTUGUESE, SOUTH AMERICAN, CARIBBEAN ISLAND, MIDDLE EASTERN) go to OTHER.
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
@@ -18,10 +19,14 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "BLACK/AFRICAN": "BLACK",
         "BLACK/AFRICAN AMERICAN": "BLACK",
         "BLACK/CAPE VERDEAN": "BLACK",
+        "BLACK/CARIBBEAN ISLAND": "BLACK",
         "BLACK/HAITIAN": "BLACK",
         "HISPANIC OR LATINO": "HISPANIC",
+        "HISPANIC/LATINO": "HISPANIC",
+        "HISPANIC/LATINO - CENTRAL AMERICAN": "HISPANIC",
         "HISPANIC/LATINO - CENTRAL AMERICAN (OTHER)": "HISPANIC",
         "HISPANIC/LATINO - COLOMBIAN": "HISPANIC",
+        "HISPANIC/LATINO - COLUMBIAN": "HISPANIC",  # as MIMIC-IV spells it
         "HISPANIC/LATINO - CUBAN": "HISPANIC",
         "HISPANIC/LATINO - DOMINICAN": "HISPANIC",
         "HISPANIC/LATINO - GUATEMALAN": "HISPANIC",
@@ -37,6 +42,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "ASIAN - JAPANESE": "ASIAN",
         "ASIAN - KOREAN": "ASIAN",
         "ASIAN - OTHER": "ASIAN",
+        "ASIAN - SOUTH EAST ASIAN": "ASIAN",
         "ASIAN - THAI": "ASIAN",
         "ASIAN - VIETNAMESE": "ASIAN",
         "AMERICAN INDIAN/ALASKA NATIVE": "OTHER",
@@ -44,12 +50,14 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "CARIBBEAN ISLAND": "OTHER",
         "MIDDLE EASTERN": "OTHER",
         "MULTI RACE ETHNICITY": "OTHER",
+        "MULTIPLE RACE/ETHNICITY": "OTHER",
         "NATIVE HAWAIIAN OR OTHER PACIFIC ISLANDER": "OTHER",
         "OTHER": "OTHER",
         "PORTUGUESE": "OTHER",
         "SOUTH AMERICAN": "OTHER",
         "PATIENT DECLINED TO ANSWER": "UNKNOWN",
         "UNABLE TO OBTAIN": "UNKNOWN",
+        "UNKNOWN": "UNKNOWN",
         "UNKNOWN/NOT SPECIFIED": "UNKNOWN",
     }
 )

@@ -7,6 +7,7 @@ not lines: the header is 0, and a line end inside quotes ends nothing.
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,9 @@ class Body:
     quoted: bool
 
 
-def header(path: Path, content: bytes, needed: tuple[str, ...]) -> tuple[list[str], int]:
+def header(
+    path: Path, content: bytes, needed: tuple[str, ...], foreign: Mapping[str, str]
+) -> tuple[list[str], int]:
     """Column names, upper case without surrounding space, and the offset of the first record.
 
     Raises:
@@ -49,7 +52,11 @@ def header(path: Path, content: bytes, needed: tuple[str, ...]) -> tuple[list[st
     names = [name.strip().upper() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
     missing = [name for name in needed if name not in names]
     if missing:
-        raise InputError(f"{path}: {_missing(text, missing, names, needed)}")
+        other = next(
+            (f"has column {name}, no {missing[0]}: {foreign[name]}" for name in foreign if name in names),
+            None,
+        )
+        raise InputError(f"{path}: {other or _missing(text, missing, names, needed)}")
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise InputError(f"{path}: header names column {twice[0]} more than once; keep one of them")

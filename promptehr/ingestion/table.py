@@ -1,8 +1,10 @@
 """A source file to a frame of text columns with record numbers, read by two independent readers."""
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import polars as pl
 
@@ -10,6 +12,7 @@ from promptehr.errors import InputError
 from promptehr.ingestion import content, structure
 
 RECORD = "record"
+NOTHING_FOREIGN: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -29,14 +32,22 @@ class SourceTable:
     text: pl.DataFrame
 
 
-def read(name: str, path: Path, needed: tuple[str, ...]) -> SourceTable:
+def read(
+    name: str, path: Path, needed: tuple[str, ...], foreign: Mapping[str, str] = NOTHING_FOREIGN
+) -> SourceTable:
     """Read the needed columns of a `.csv` or `.csv.gz` as text.
+
+    Args:
+        name: Of the table.
+        path: Its file.
+        needed: Column names, upper case.
+        foreign: What a table is, and what to do, that lacks a needed column and has this one.
 
     Raises:
         InputError: naming file, record or column, what was expected and what to do.
     """
     whole = content.read(path)
-    columns, start = structure.header(path, whole, needed)
+    columns, start = structure.header(path, whole, needed, foreign)
     body = structure.body(path, whole, start, len(columns))
     text = _parse(body, columns, needed)
     if text.height != body.records:

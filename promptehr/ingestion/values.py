@@ -24,7 +24,7 @@ SPREADSHEET_TIME = (
     r"|[a-z]{3,9} \d{1,2},? \d{2,4}|\d{4}[/.]\d{1,2}[/.]\d{1,2}|\d{4,6}(?:[.,]\d+)?$)"
 )
 
-DOTTED = r"(?-u)^(?:(?:\d{3}|V\d{2})\.\d{0,2}|E\d{3}\.\d?)$"
+DOTTED = r"^(?:(?:\d{3}|V\d{2})\.\d{0,2}|E\d{3}\.\d?)$"
 """A code as printed in books; a dot anywhere else is not formatting and makes it malformed."""
 
 
@@ -85,33 +85,46 @@ def codes(texts: pl.Series) -> pl.DataFrame:
         texts: Distinct texts, null among them or not.
 
     Returns:
-        `text`; `code` without dot, upper case, null where blank or malformed, sorted by it, nulls
-        last; `rank` of the code, dense from 1; `numeric` (digits, perhaps a dot); `changed`
-        (by dot, letter case or space); `unlisted` (well-formed, not in the CMS list); `zeroless`
-        (all digits and unlisted, but listed with one or two zeros in front).
+        The columns of `shaped`, sorted by code, nulls last; `rank` of the code, dense from 1;
+        `numeric` (digits, perhaps a dot); `zero` (numeric, first digit 0); `unlisted` (well-formed, not
+        in the CMS list); `zeroless` (all digits and unlisted, but listed with one or two zeros in front).
     """
-    tidy = pl.col("text").str.strip_chars().str.to_uppercase()
     listed = list(icd9.listed())
-    frame = pl.DataFrame({"text": texts}).with_columns(tidy=tidy)
-    frame = frame.with_columns(
-        blank=pl.col("tidy").is_null() | pl.col("tidy").is_in(BLANKS),
-        bare=pl.when(pl.col("tidy").str.contains(DOTTED))
-        .then(pl.col("tidy").str.replace(".", "", literal=True))
-        .otherwise("tidy"),
-        digits=pl.col("tidy").str.replace(".", "", literal=True),
-    )
-    frame = frame.with_columns(
-        code=pl.when(pl.col("bare").str.contains(f"(?-u){icd9.WELL_FORMED}") & ~pl.col("blank")).then("bare"),
-        numeric=pl.col("digits").str.contains(r"(?-u)^\d{1,5}$").fill_null(value=False),
-    )
+    digits = pl.col("text").str.strip_chars().str.replace(".", "", literal=True)
+    frame = shaped(texts, icd9.WELL_FORMED, DOTTED).with_columns(digits=digits)
     zeros = [pl.concat_str(pl.lit(zeros), "digits").is_in(listed) for zeros in ("0", "00")]
     known = pl.col("code").is_in(listed).fill_null(value=False)
+    numeric = pl.col("digits").str.contains(r"(?-u)^\d{1,5}$").fill_null(value=False)
     return frame.sort("code", "text", nulls_last=True).select(
-        "text",
-        "code",
-        "numeric",
+        *("text", "code", "refused", "changed"),
+        numeric=numeric,
+        zero=numeric & pl.col("digits").str.starts_with("0"),
         rank=pl.col("code").rank("dense").cast(pl.Int64),
-        changed=pl.col("code").is_not_null() & (pl.col("code") != pl.col("text")),
         unlisted=pl.col("code").is_not_null() & ~known,
-        zeroless=pl.col("numeric") & ~known & pl.any_horizontal(zeros).fill_null(value=False),
+        zeroless=numeric & ~known & pl.any_horizontal(zeros).fill_null(value=False),
+    )
+
+
+def shaped(texts: pl.Series, well_formed: str, dotted: str) -> pl.DataFrame:
+    """What each distinct text is as a code of these shapes, without and with a dot.
+
+    Returns:
+        `text`; `code` without dot, upper case, null where blank or malformed; `refused`, the
+        reason of those; `changed` (by dot, letter case or space).
+    """
+    tidy = pl.col("text").str.strip_chars().str.to_uppercase()
+    frame = pl.DataFrame({"text": texts.cast(pl.String)}).with_columns(tidy=tidy)
+    bare = pl.when(pl.col("tidy").str.contains(f"(?-u){dotted}")).then(
+        pl.col("tidy").str.replace(".", "", literal=True)
+    )
+    frame = frame.with_columns(
+        blank=pl.col("tidy").is_null() | pl.col("tidy").is_in(BLANKS), bare=bare.otherwise("tidy")
+    )
+    formed = pl.col("bare").str.contains(f"(?-u){well_formed}") & ~pl.col("blank")
+    refused = pl.when("blank").then(pl.lit("code missing")).when(~formed).then(pl.lit("code malformed"))
+    return frame.select(
+        "text",
+        code=pl.when(formed).then("bare"),
+        refused=refused,
+        changed=formed.fill_null(value=False) & (pl.col("bare") != pl.col("text")),
     )

@@ -2,8 +2,9 @@
 
 Turns three cohorts into rates of implausible patients. ICD-9-CM ranges by category: pregnancy
 and delivery 630-679, V22-V24, V27; male organs only 185-187, 222, 233.4, 600-608, V10.46;
-perinatal 760-779, V30-V39. Where records hold CCS groups in place of codes: 177-196, 29-31 and
-164-166, 218-224.
+perinatal 760-779, V30-V39. Of ICD-10-CM codes, which begin with `ICD10:`: O00-O9A, Z33, Z34, Z37,
+Z39, Z3A; C60-C63, D07.5, D29, N40-N53, Z85.46; P00-P96, Z38. Where records hold CCS groups in
+place of codes: 177-196; 29-31, 164-166; 218-224.
 """
 
 import re
@@ -27,9 +28,18 @@ class Rule:
 
 
 RULES = (
-    Rule("males_with_pregnancy", r"6[3-7]\d|V2[234]|V27|CCS(17[7-9]|18\d|19[0-6])$"),
-    Rule("females_with_male_only", r"18[567]|222|2334|60[0-8]|V1046|CCS(29|3[01]|16[456])$"),
-    Rule("adults_with_perinatal", r"7[67]\d|V3\d|CCS(21[89]|22[0-4])$"),
+    Rule(
+        "males_with_pregnancy",
+        r"6[3-7]\d|V2[234]|V27|ICD10:(O|Z3[3479A])|CCS(17[7-9]|18\d|19[0-6])$",
+    ),
+    Rule(
+        "females_with_male_only",
+        r"18[567]|222|2334|60[0-8]|V1046|ICD10:(C6[0-3]|D075|D29|N4\d|N5[0-3]|Z8546)|CCS(29|3[01]|16[456])$",
+    ),
+    Rule(
+        "adults_with_perinatal",
+        r"7[67]\d|V3\d|ICD10:(P|Z38)|CCS(21[89]|22[0-4])$",
+    ),
 )
 
 

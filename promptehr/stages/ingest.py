@@ -5,7 +5,7 @@ types, letter case and the dot of codes. Ages, visits and groups are made in `re
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,14 @@ import polars as pl
 
 from promptehr import artifacts, schemas
 from promptehr.errors import InputError
-from promptehr.ingestion import values
+from promptehr.ingestion import mimic3, mimic4, values
+from promptehr.ingestion.kind import MERGED, Births, Coding, Kind
 from promptehr.ingestion.table import RECORD, SourceTable, read
 from promptehr.settings import Ingest, Settings
 
 logger = logging.getLogger(__name__)
 
-PATIENT_COLUMNS = ("SUBJECT_ID", "GENDER", "DOB")
-ADMISSION_COLUMNS = ("SUBJECT_ID", "HADM_ID", "ADMITTIME", "DISCHTIME", "ETHNICITY")
-DIAGNOSIS_COLUMNS = ("SUBJECT_ID", "HADM_ID", "SEQ_NUM", "ICD9_CODE")
-
+KINDS = {"simulate": mimic3.KIND, "mimic3": mimic3.KIND, "mimic4": mimic4.KIND}
 DAYS_PER_YEAR = 365.2425
 # MIMIC-III moves the birth of patients over 89 to 300 years before their first admission.
 HIDDEN_AGE_YEARS = (290.0, 320.0)
@@ -65,15 +63,14 @@ class Judged:
 
 def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Read three CSVs, publish three tables, the rejected rows and the ledger."""
-    sources = (
-        read("patients", inputs.patients, PATIENT_COLUMNS),
-        read("admissions", inputs.admissions, ADMISSION_COLUMNS),
-        read("diagnoses", inputs.diagnoses, DIAGNOSIS_COLUMNS),
+    kind = KINDS[settings.source.kind]
+    patients, admissions, diagnoses = sources = tuple(
+        read(name, path, kind.columns[name], kind.foreign) for name, path in vars(inputs).items()
     )
-    judged = judge(*sources, settings.ingest)
+    judged = judge(kind, patients, admissions, diagnoses, settings.ingest)
     tables = {source.name: account(source, part) for source, part in zip(sources, judged, strict=True)}
     for source, part in zip(sources, judged, strict=True):
-        require_within_limit(source, part, settings.ingest.max_rejected_share)
+        require_within_limit(source, part, settings.ingest.max_rejected_share, kind.by_setting)
     written = (outputs.patients_table, outputs.admissions_table, outputs.diagnoses_table)
     for path, part, schema in zip(
         written, judged, (schemas.PATIENTS, schemas.ADMISSIONS, schemas.DIAGNOSES), strict=True
@@ -92,48 +89,46 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
 
 
 def judge(
-    patients: SourceTable, admissions: SourceTable, diagnoses: SourceTable, settings: Ingest
+    kind: Kind, patients: SourceTable, admissions: SourceTable, diagnoses: SourceTable, settings: Ingest
 ) -> tuple[Judged, Judged, Judged]:
     """All three tables after their row rules; later ones lean on the rows kept of earlier ones.
 
     Raises:
         InputError: for rows that contradict each other, spreadsheet dates, lost leading zeros.
     """
-    some_patients = judge_patients(patients)
-    some_admissions = judge_admissions(admissions, some_patients.kept)
-    some_diagnoses = judge_diagnoses(diagnoses, some_admissions.kept, settings.max_zeroless_share)
+    some_patients = judge_patients(patients, kind.births(patients))
+    some_admissions = judge_admissions(admissions, some_patients.kept, kind.ethnicity)
+    coding = kind.coding(diagnoses, settings)
+    refuse_lost_zeros(diagnoses, coding, settings.max_zeroless_share)
+    some_diagnoses = judge_diagnoses(diagnoses, coding, some_admissions.kept)
     return with_hidden_births(some_patients, some_admissions.kept), some_admissions, some_diagnoses
 
 
-def judge_patients(source: SourceTable) -> Judged:
+def judge_patients(source: SourceTable, births: Births) -> Judged:
     """Patients with a readable id and date of birth; unknown genders are kept as UNKNOWN."""
-    values.refuse_spreadsheet_times(source.text, source.path, "dob")
     letter = pl.col("gender").str.strip_chars().str.to_uppercase()
     rows = source.text.with_columns(
+        births.frame,
         subject=values.numbers(source.text["subject_id"]),
-        birth=values.times(source.text["dob"]),
         sex=pl.when(letter.is_in(["M", "F"])).then(letter).otherwise(pl.lit("UNKNOWN")),
     )
     suspect = ~_usable_id("subject") | pl.col("birth").is_null()
-    reasons = {**_id_reasons("subject_id", "subject"), **_time_reasons("dob")}
+    reasons = {**_id_reasons("subject_id", "subject"), **births.reasons}
     rows, rejects = _reject(rows, suspect, reasons)
-    rows = rows.select(RECORD, subject_id="subject", gender="sex", birth="birth")
+    rows = rows.select(RECORD, "birth", "birth_resolution", subject_id="subject", gender="sex")
     rows, repeated = _reject_repeated(source, rows, "subject_id")
     unknown = rows.filter(gender="UNKNOWN").height
     return Judged(rows, pl.concat([rejects, repeated]), {"gender not M or F, kept as UNKNOWN": unknown})
 
 
 def with_hidden_births(patients: Judged, admissions: pl.DataFrame) -> Judged:
-    """Patients with the resolution of their date of birth: hidden where the source moved it."""
+    """Patients whose date of birth is hidden where the source moved it; a year alone it never moves."""
     first = admissions.group_by("subject_id").agg(first=pl.col("admitted").min())
     years = (pl.col("first") - pl.col("birth")).dt.total_days() / DAYS_PER_YEAR
+    moved = years.is_between(*HIDDEN_AGE_YEARS) & (pl.col("birth_resolution") == "day")
     kept = (
         patients.kept.join(first, on="subject_id", how="left", maintain_order="left")
-        .with_columns(
-            birth_resolution=pl.when(years.is_between(*HIDDEN_AGE_YEARS))
-            .then(pl.lit("hidden"))
-            .otherwise(pl.lit("day"))
-        )
+        .with_columns(birth_resolution=pl.when(moved).then(pl.lit("hidden")).otherwise("birth_resolution"))
         .sort("subject_id")
     )
     facts = {
@@ -143,11 +138,11 @@ def with_hidden_births(patients: Judged, admissions: pl.DataFrame) -> Judged:
     return Judged(kept, patients.rejects, {**patients.noted, **facts})
 
 
-def judge_admissions(source: SourceTable, patients: pl.DataFrame) -> Judged:
+def judge_admissions(source: SourceTable, patients: pl.DataFrame, ethnicity: str) -> Judged:
     """Admissions of known patients, not before birth, with a readable time of admission."""
     values.refuse_spreadsheet_times(source.text, source.path, "admittime", "dischtime")
     rows = source.text.with_columns(
-        values.stated("ethnicity"),
+        values.stated(ethnicity).alias("ethnicity"),
         subject=values.numbers(source.text["subject_id"]),
         hadm=values.numbers(source.text["hadm_id"]),
         admitted=values.times(source.text["admittime"]),
@@ -179,62 +174,70 @@ def judge_admissions(source: SourceTable, patients: pl.DataFrame) -> Judged:
     return Judged(rows.sort("hadm_id"), pl.concat([rejects, repeated]), _count(rows, facts))
 
 
-def judge_diagnoses(source: SourceTable, admissions: pl.DataFrame, max_zeroless_share: float) -> Judged:
+def judge_diagnoses(source: SourceTable, coding: Coding, admissions: pl.DataFrame) -> Judged:
     """Well-formed codes of known admissions, each once per admission at its lowest SEQ_NUM."""
-    codes = values.codes(source.text["icd9_code"].unique())
-    refuse_lost_zeros(source, codes, max_zeroless_share)
+    table = coding.table
     owners = admissions.select(hadm="hadm_id", owner="subject_id")
     rows = source.text.with_columns(
         subject=values.numbers(source.text["subject_id"]),
         hadm=values.numbers(source.text["hadm_id"]),
         position=values.numbers(source.text["seq_num"]).cast(pl.Int32, strict=False),
-        # The place among the distinct texts: integers join, sort and compare faster than texts.
-        place=source.text["icd9_code"].replace_strict(
-            codes["text"], range(codes.height), return_dtype=pl.Int64
-        ),
+        # The place among the distinct wordings: integers join, sort and compare faster than texts.
+        place=coding.wordings.replace_strict(table["text"], range(table.height), return_dtype=pl.Int64),
     ).join(owners, on="hadm", how="left", maintain_order="left")
     elsewhere = pl.col("owner").ne_missing(pl.col("subject"))
-    no_code = pl.col("place") >= codes["code"].len() - codes["code"].null_count()
+    no_code = pl.col("place") >= table["code"].len() - table["code"].null_count()
     reasons = {
         **_id_reasons("hadm_id", "hadm"),
         **_id_reasons("subject_id", "subject"),
         "unknown admission": pl.col("owner").is_null(),
         "subject_id differs from the admission's": elsewhere,
-        "code missing": values.stated("icd9_code").is_null(),
-        "code malformed": no_code,
+        **_code_reasons(table),
     }
     rows, rejects = _reject(rows, elsewhere | pl.col("owner").is_null() | no_code, reasons)
-    rows, repeated = _reject_repeated_codes(rows.with_columns(rank=codes["rank"].gather(rows["place"])))
-    kept = rows.select("hadm_id", "position", code=codes["code"].gather(rows["place"]), system=pl.lit("icd9"))
-    noted = {
-        "code normalised (dot, letter case, space)": int(codes["changed"].gather(rows["place"]).sum()),
-        "code not in the ICD-9-CM list": int(codes["unlisted"].gather(rows["place"]).sum()),
-        "seq_num missing or unreadable": rows["position"].null_count(),
+    rows, repeated = _reject_repeated_codes(
+        rows.with_columns(
+            rank=table["rank"].gather(rows["place"]), mapped=table["mapped"].gather(rows["place"])
+        )
+    )
+    kept = rows.select(
+        "hadm_id", "position", *(table[name].gather(rows["place"]) for name in ("code", "system"))
+    )
+    noted = {fact: int(table[name].gather(rows["place"]).sum()) for fact, name in coding.facts.items()}
+    without_position = {"seq_num missing or unreadable": rows["position"].null_count()}
+    return Judged(kept, pl.concat([rejects, repeated]), noted | without_position)
+
+
+def _code_reasons(table: pl.DataFrame) -> dict[str, pl.Expr]:
+    """Why a wording gives no code: each has one reason."""
+    reasons = table["refused"].drop_nulls().unique().sort()
+    return {
+        reason: pl.col("place").is_in((table["refused"] == reason).arg_true().to_list()) for reason in reasons
     }
-    return Judged(kept, pl.concat([rejects, repeated]), noted)
 
 
-def refuse_lost_zeros(source: SourceTable, codes: pl.DataFrame, max_share: float) -> None:
+def refuse_lost_zeros(source: SourceTable, coding: Coding, max_share: float) -> None:
     """Refuse codes that went through a spreadsheet or a number type: `0389` became `389`.
 
     Raises:
         InputError: if no code of many begins with 0, or too many are listed only with zeros in front.
     """
-    counts = source.text.group_by(text="icd9_code").len()
-    numeric = codes.filter("numeric").join(counts, on="text")
+    counts = coding.wordings.to_frame("text").group_by("text").len()
+    numeric = coding.table.filter("numeric").join(counts, on="text")
     rows = int(numeric.get_column("len").sum())
     lost = int(numeric.filter("zeroless").get_column("len").sum())
-    begins = numeric.get_column("text").str.strip_chars().str.starts_with("0").any()
-    remedy = "export ICD9_CODE again as text, never through a number column"
+    begins = numeric.get_column("zero").any()
+    remedy = f"export {coding.column} again as text, never through a number column"
     if rows >= MANY_NUMERIC_CODES and not begins:
         raise InputError(
-            f"{source.path}: none of {rows} numeric codes in column ICD9_CODE begins with 0, where about 4 %"
-            f" do: leading zeros were lost; {remedy}"
+            f"{source.path}: none of {rows} numeric codes in column {coding.column} begins with 0,"
+            f" where about 4 % do: leading zeros were lost; {remedy}"
         )
     if lost > max_share * rows:
         raise InputError(
-            f"{source.path}: {lost} of {rows} numeric codes in column ICD9_CODE are ICD-9-CM codes only with"
-            f" zeros in front, above ingest.max_zeroless_share {max_share}: leading zeros were lost; {remedy}"
+            f"{source.path}: {lost} of {rows} numeric codes in column {coding.column} are ICD-9-CM codes"
+            f" only with zeros in front, above ingest.max_zeroless_share {max_share}: leading zeros were"
+            f" lost; {remedy}"
         )
 
 
@@ -246,22 +249,26 @@ def account(source: SourceTable, judged: Judged) -> dict[str, Any]:
     )
 
 
-def require_within_limit(source: SourceTable, judged: Judged, max_share: float) -> None:
+def require_within_limit(
+    source: SourceTable, judged: Judged, max_share: float, by_setting: Collection[str]
+) -> None:
     """Stop where so many rows are rejected that the table is probably not what it should be.
+
+    Rows that a setting leaves out say nothing of the table.
 
     Raises:
         InputError: naming the commonest reason and its first record.
     """
-    rejected = judged.rejects.height
-    logger.info(
-        "%s: %d rows in, %d kept, %d rejected", source.name, source.rows_in, judged.kept.height, rejected
-    )
+    rows = (source.rows_in, judged.kept.height, judged.rejects.height)
+    logger.info("%s: %d rows in, %d kept, %d rejected", source.name, *rows)
+    rejects = judged.rejects.filter(~pl.col("reason").is_in(sorted(by_setting)))
+    rejected = rejects.height
     if rejected <= max_share * source.rows_in:
         return
-    by_reason = judged.rejects.group_by("reason").agg(pl.len(), pl.col(RECORD).min())
-    reason, rows, record = by_reason.sort("len", "reason", descending=[True, False]).row(0)
+    by_reason = rejects.group_by("reason").agg(pl.len(), pl.col(RECORD).min())
+    reason, of_it, record = by_reason.sort("len", "reason", descending=[True, False]).row(0)
     raise InputError(
-        f"{source.path}: {rejected} of {source.rows_in} records rejected, {rows} of them for: {reason}"
+        f"{source.path}: {rejected} of {source.rows_in} records rejected, {of_it} of them for: {reason}"
         f" (first: record {record}); repair the file or raise ingest.max_rejected_share above {max_share}"
     )
 
@@ -339,8 +346,10 @@ def _reject_repeated_codes(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFra
     # and rows come in the order of their records, which a stable sort keeps.
     priority = pl.col("position").cast(pl.Int64).fill_null(2**31) * 2**20 + pl.col("rank")
     order = np.lexsort((rows.select(priority).to_series().to_numpy(), rows["hadm"].to_numpy()))
-    ordered = rows.select("hadm", "position", "rank", RECORD, "place")[order]
+    ordered = rows.select("hadm", "position", "rank", RECORD, "place", "mapped")[order]
     # An admission is below 2^40, so that it and the rank fit one integer.
     first = ordered.select((pl.col("hadm") * 2**20 + pl.col("rank")).is_first_distinct()).to_series()
-    repeated = ordered.filter(~first).select(RECORD, reason=pl.lit("code repeated in its admission"))
+    plain = pl.lit("code repeated in its admission")
+    reason = pl.when("mapped").then(pl.lit(MERGED)).otherwise(plain)
+    repeated = ordered.filter(~first).select(RECORD, reason=reason)
     return ordered.filter(first).rename({"hadm": "hadm_id"}), repeated

@@ -88,6 +88,10 @@ def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFra
         Columns of `schemas.RECORDS` (age null without a visit, before any cap) and `n_codes`.
     """
     days = (pl.col("first_visit").dt.date() - pl.col("birth").dt.date()).dt.total_days()
+    # Of a birth known by its year alone, the age in the year of the visit: what MIMIC-IV's own
+    # anchor_age counts, and right to the year, where days from 1 January are half a year too many.
+    calendar = (pl.col("first_visit").dt.year() - pl.col("birth").dt.year()).cast(pl.Float64)
+    exact = pl.col("birth_resolution") != "year"
     return (
         patients.lazy()
         .join(visits_of(admissions, diagnoses), on="subject_id", how="left")
@@ -95,7 +99,7 @@ def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFra
         .with_columns(
             pl.col("ethnicity").fill_null("UNKNOWN"),
             pl.col("n_codes").fill_null(0),
-            years=days / DAYS_PER_YEAR,
+            years=pl.when(exact).then(days / DAYS_PER_YEAR).otherwise(calendar),
         )
         .sort("subject_id")
         .collect()

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from promptehr import artifacts, icd9, schemas, tokens
+from promptehr import artifacts, icd9, icd10, schemas, tokens
 from promptehr.errors import InputError
 from promptehr.settings import Settings
 
@@ -103,7 +103,7 @@ def document(train: pl.DataFrame, codes: pl.DataFrame) -> dict[str, Any]:
             name: place for place, name in enumerate(vocabulary.names) if name in tokens.SPECIAL_NAMES
         }
         | {"<mask>": vocabulary.mask, "<unk>": vocabulary.unknown},
-        "codes": [row | {"title": icd9.title(row["code"])} for row in codes.iter_rows(named=True)],
+        "codes": [row | {"title": title(row["code"])} for row in codes.iter_rows(named=True)],
         "age": {"mean": float(age.mean()), "spread": float(age.std()), "patients": train.height},
         "demographics": demographics(train),
     }
@@ -192,9 +192,14 @@ def merged(bands: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
     return runs
 
 
+def title(code: str) -> str | None:
+    """Title of a code of either system, or of a CCS group."""
+    return icd10.title(code) or icd9.title(code)
+
+
 def entry(counted: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:
     """What became of the distinct codes."""
-    untitled = [code for code in kept["code"] if icd9.title(code) is None]
+    untitled = [code for code in kept["code"] if title(code) is None]
     return artifacts.account(
         rows_in=counted.height,
         rows_kept=kept.height,

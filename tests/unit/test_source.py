@@ -23,7 +23,7 @@ def folder(path: Path, *names: str) -> Path:
     ],
 )
 def test_tables_are_found_in_any_letter_case(tmp_path: Path, names: tuple[str, ...]) -> None:
-    found = find(folder(tmp_path, *names))
+    found = find(folder(tmp_path, *names), "mimic3")
     assert found == dict(
         zip(("patients", "admissions", "diagnoses"), (tmp_path / name for name in names[:3]), strict=True)
     )
@@ -40,14 +40,36 @@ def test_tables_are_found_in_any_letter_case(tmp_path: Path, names: tuple[str, .
 )
 def test_a_missing_or_double_table_is_one_line(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        find(folder(tmp_path, *names))
+        find(folder(tmp_path, *names), "mimic3")
     assert str(caught.value).startswith(f"source.path: {tmp_path} {message}")
     assert "\n" not in str(caught.value)
 
 
+def hospital(path: Path, *names: str) -> Path:
+    """A release folder whose tables are below it."""
+    (path / "Hosp").mkdir()
+    folder(path / "Hosp", *names)
+    return path
+
+
+def test_mimic4_may_be_given_with_its_hospital_folder(tmp_path: Path) -> None:
+    names = ("patients.csv.gz", "admissions.csv.gz", "diagnoses_icd.csv.gz")
+    expected = [tmp_path / "Hosp" / name for name in names]
+    assert list(find(hospital(tmp_path, *names), "mimic4").values()) == expected
+    assert list(find(tmp_path / "Hosp", "mimic4").values()) == expected
+    with pytest.raises(InputError, match=r"has no tables but Hosp/, as MIMIC-IV does; set source.kind: mimic4"):
+        find(tmp_path, "mimic3")
+
+
+def test_tables_beside_a_hospital_folder_are_taken_first(tmp_path: Path) -> None:
+    folder(hospital(tmp_path, "patients.csv"), "patients.csv", "admissions.csv")
+    with pytest.raises(InputError, match=f"{tmp_path} has no DIAGNOSES_ICD.csv or DIAGNOSES_ICD.csv.gz"):
+        find(tmp_path, "mimic4")
+
+
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"source.path: .*/absent is not a folder; name the one"):
-        find(tmp_path / "absent")
+        find(tmp_path / "absent", "mimic3")
 
 
 def test_a_file_named_by_a_setting_must_exist(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def source():
         folder = RESULTS / "simulate"
         names = dict(patients="PATIENTS", admissions="ADMISSIONS", diagnoses="DIAGNOSES_ICD")
         return {name: f"{folder}/{file}.csv" for name, file in names.items()}
-    return {name: str(path) for name, path in checked(find, Path(SETTINGS.source.path)).items()}
+    found = checked(find, Path(SETTINGS.source.path), SETTINGS.source.kind)
+    return {name: str(path) for name, path in found.items()}
 
 
 def records():

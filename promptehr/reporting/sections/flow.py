@@ -23,7 +23,7 @@ def _paragraphs(content: Mapping[str, Any]) -> tuple[str, ...]:
     vocabulary = content["vocabulary"]
     cohort = (
         f"The training split has {vocabulary['patients']:,} patients and {vocabulary['codes']:,} codes, of"
-        f" which {vocabulary['unlisted']:,} are not in the ICD-9-CM list and are shown without a title."
+        f" which {vocabulary['unlisted']:,} are in no published list and are shown without a title."
         f" Mean age at the first visit is {vocabulary['age_mean']:.1f} years, spread"
         f" {vocabulary['age_spread']:.1f}."
     )

@@ -8,7 +8,7 @@ from promptehr.reporting.reading import experiments, find, having, reason
 from promptehr.reporting.sections import likelihood, privacy, utility
 from promptehr.reporting.views import Section, Table
 
-SOURCES = {"simulate": "simulated patients", "mimic3": "MIMIC-III patients"}
+SOURCES = {"simulate": "simulated patients", "mimic3": "MIMIC-III patients", "mimic4": "MIMIC-IV patients"}
 METHODS = {
     "model": "trained model",
     "unigram": "unigram by sex and age band",
