@@ -34,7 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from promptehr import artifacts, schemas
-from promptehr.ingestion import content, ethnicity, structure, table, values
+from promptehr.ingestion import content, ethnicity, mimic3, structure, table, values
 from promptehr.settings import from_assignments
 from promptehr.stage_table import BY_NAME
 from promptehr.stages import ingest, records
@@ -110,7 +110,7 @@ def stage(name: str, folder: Path, *assignments: str) -> None:
     )
 
 
-COLUMNS = (ingest.PATIENT_COLUMNS, ingest.ADMISSION_COLUMNS, ingest.DIAGNOSIS_COLUMNS)
+COLUMNS = tuple(mimic3.COLUMNS[name] for name in ("patients", "admissions", "diagnoses"))
 Apart = Callable[..., Any]  # calls a function with arguments, as `in_own_process` does
 STEPS: Mapping[str, Callable[[Path], object]] = {
     "floor": floor,
