@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from promptehr import artifacts, schemas
 from promptehr.ingestion import ethnicity
@@ -84,70 +85,105 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
 def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
     """One row per patient of the patients table, sorted, those without a visit among them.
 
+    Lists are made last, from flat columns that are in the patients' order by then: to sort or join
+    lists of lists moves every code each time.
+
     Returns:
         Columns of `schemas.RECORDS` (age null without a visit, before any cap) and `n_codes`.
     """
-    days = (pl.col("first_visit").dt.date() - pl.col("birth").dt.date()).dt.total_days()
+    stays = admissions.sort("subject_id", "admitted", "hadm_id")
+    visits = visits_of(stays, diagnoses)
+    days = (pl.col("first_day") - pl.col("birth").dt.date()).dt.total_days()
     # Of a birth known by its year alone, the age in the year of the visit: what MIMIC-IV's own
     # anchor_age counts, and right to the year, where days from 1 January are half a year too many.
-    calendar = (pl.col("first_visit").dt.year() - pl.col("birth").dt.year()).cast(pl.Float64)
+    calendar = (pl.col("first_day").dt.year() - pl.col("birth").dt.year()).cast(pl.Float64)
     exact = pl.col("birth_resolution") != "year"
-    return (
+    people = (
         patients.lazy()
-        .join(visits_of(admissions, diagnoses), on="subject_id", how="left")
-        .join(groups_of(admissions), on="subject_id", how="left")
+        .sort("subject_id")
+        .join(_counted(visits).lazy(), on="subject_id", how="left", maintain_order="left")
+        .join(groups_of(stays).lazy(), on="subject_id", how="left", maintain_order="left")
         .with_columns(
             pl.col("ethnicity").fill_null("UNKNOWN"),
-            pl.col("n_codes").fill_null(0),
+            pl.col("n_visits", "n_codes").fill_null(0),
             years=pl.when(exact).then(days / DAYS_PER_YEAR).otherwise(calendar),
         )
-        .sort("subject_id")
+        .collect()
+    )
+    assert people["n_visits"].sum() == visits.height, "a visit of an unknown patient"
+    per_patient = people["n_visits"]
+    return people.drop("n_visits", "first_day").with_columns(
+        visits=_lists(_lists(codes_of(visits, diagnoses), visits["size"]), per_patient),
+        visit_days=_lists(visits["days"], per_patient),
+    )
+
+
+def visits_of(stays: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
+    """Admissions with a code, in the order of the stays: by patient, time and admission id.
+
+    Returns:
+        `subject_id`, `day`, `days` since the patient's first visit, `start` and `size`: rows of
+        the diagnoses, which are sorted by admission.
+    """
+    runs = diagnoses["hadm_id"].rle().struct.unnest()
+    runs = runs.select(hadm_id="value", start=pl.col("len").cum_sum() - pl.col("len"), size="len")
+    day = pl.col("admitted").dt.date()
+    return (
+        stays.lazy()
+        .join(runs.lazy(), on="hadm_id", how="inner", maintain_order="left")
+        .select(
+            "subject_id",
+            day=day,
+            days=(day - day.first().over("subject_id")).dt.total_days().cast(pl.Int32),
+            start=pl.col("start").cast(pl.Int64),
+            size=pl.col("size").cast(pl.Int64),
+        )
         .collect()
     )
 
 
-def visits_of(admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.LazyFrame:
-    """Visits of each patient who has one: `subject_id`, `visits`, `visit_days`, `first_visit`, `n_codes`.
+def codes_of(visits: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.Series:
+    """The codes of all visits, in their order; within a visit in the order of the diagnoses."""
+    sizes = visits["size"].to_numpy()
+    before = np.cumsum(sizes) - sizes
+    rows = np.repeat(visits["start"].to_numpy() - before, sizes) + np.arange(sizes.sum())
+    return diagnoses["code"].gather(rows)
 
-    Diagnoses are sorted by admission and SEQ_NUM, which fixes the order of codes; visits are in
-    order of time, then of admission id.
-    """
-    codes = diagnoses.lazy().group_by("hadm_id", maintain_order=True).agg("code")
-    day = pl.col("admitted").dt.date()
-    return (
-        codes.join(admissions.lazy(), on="hadm_id", how="inner")
-        .sort("subject_id", "admitted", "hadm_id")
-        .group_by("subject_id", maintain_order=True)
-        .agg(
-            visits="code",
-            visit_days=(day - day.first()).dt.total_days().cast(pl.Int32),
-            first_visit=pl.col("admitted").first(),
-            n_codes=pl.col("code").list.len().sum().cast(pl.Int64),
-        )
+
+def _counted(visits: pl.DataFrame) -> pl.DataFrame:
+    """Visits, codes and first day of each patient who has a visit."""
+    return visits.group_by("subject_id", maintain_order=True).agg(
+        n_visits=pl.len().cast(pl.Int64), n_codes=pl.col("size").sum(), first_day=pl.col("day").first()
     )
 
 
-def groups_of(admissions: pl.DataFrame) -> pl.LazyFrame:
-    """Ethnicity group of each patient, which the first admission decides.
+def _lists(values: pl.Series, sizes: pl.Series) -> pl.Series:
+    """Consecutive values as lists of these sizes, null for size 0."""
+    offsets = np.concatenate([[0], sizes.cum_sum().to_numpy()])
+    flat = values.to_arrow(compat_level=pl.CompatLevel.newest())
+    return pl.Series(pa.LargeListArray.from_arrays(offsets, flat, mask=pa.array(sizes.to_numpy() == 0)))
+
+
+def groups_of(stays: pl.DataFrame) -> pl.DataFrame:
+    """Ethnicity group of each patient, which the first of the stays decides.
 
     Returns:
         `subject_id`, `ethnicity`, and `conflict`: the groups a patient's admissions name, joined
         by a vertical bar where there are several, else null.
     """
-    text = _tidy("ethnicity")
-    group = text.replace_strict(ethnicity.GROUPS, default="UNKNOWN", return_dtype=pl.String)
-    return (
-        admissions.lazy()
-        .select("subject_id", "admitted", "hadm_id", group=group)
-        .sort("subject_id", "admitted", "hadm_id")
-        .group_by("subject_id", maintain_order=True)
-        .agg(ethnicity=pl.col("group").first(), named=pl.col("group").unique().sort())
-        .select(
-            "subject_id",
-            "ethnicity",
-            conflict=pl.when(pl.col("named").list.len() > 1).then(pl.col("named").list.join("|")),
-        )
+    texts = stays.select("ethnicity").unique().with_columns(text=_tidy("ethnicity"))
+    groups = texts["text"].replace_strict(ethnicity.GROUPS, default="UNKNOWN", return_dtype=pl.String)
+    group = pl.col("ethnicity").replace_strict(texts["ethnicity"], groups)
+    named = stays.select("subject_id", group=group)
+    conflicts = (
+        named.unique()
+        .filter(pl.col("subject_id").is_duplicated())
+        .sort("subject_id", "group")
+        .group_by("subject_id")
+        .agg(conflict=pl.col("group").str.join("|"))
     )
+    first = named.unique("subject_id", keep="first", maintain_order=True)
+    return first.rename({"group": "ethnicity"}).join(conflicts, on="subject_id", how="left")
 
 
 def with_reasons(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
@@ -243,7 +279,7 @@ def ledger(tables: Tables, codes: Coded, candidates: pl.DataFrame, kept: Coded) 
                 noted={**codes.noted, **kept.noted},
             ),
         },
-        "splits": {name: records.filter(split=name).height for name in SPLITS},
+        "splits": {name: int((records["split"] == name).sum()) for name in SPLITS},
         "ethnicity": ethnicity_facts(tables.admissions, candidates),
     }
 
@@ -251,20 +287,21 @@ def ledger(tables: Tables, codes: Coded, candidates: pl.DataFrame, kept: Coded) 
 def facts(kept: pl.DataFrame) -> dict[str, int]:
     """Records by remarkable fact."""
     return {
-        "age over 89, capped": kept.filter("age_capped").height,
-        "gender UNKNOWN": kept.filter(gender="UNKNOWN").height,
-        "ethnicity UNKNOWN": kept.filter(ethnicity="UNKNOWN").height,
-        "admissions disagree on ethnicity": kept.filter(pl.col("conflict").is_not_null()).height,
+        "age over 89, capped": int(kept["age_capped"].sum()),
+        "gender UNKNOWN": int((kept["gender"] == "UNKNOWN").sum()),
+        "ethnicity UNKNOWN": int((kept["ethnicity"] == "UNKNOWN").sum()),
+        "admissions disagree on ethnicity": kept.height - kept["conflict"].null_count(),
     }
 
 
 def ethnicity_facts(admissions: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, dict[str, int]]:
     """Admissions by text that is in no group, and patients by groups their admissions disagree on."""
-    text = admissions.lazy().select(text=_tidy("ethnicity")).collect().get_column("text")
-    unmapped = text.filter(~text.is_in(list(ethnicity.GROUPS))).drop_nulls()
+    counts = admissions.group_by("ethnicity").len().drop_nulls().with_columns(_tidy("ethnicity"))
+    unmapped = counts.filter(~pl.col("ethnicity").is_in(list(ethnicity.GROUPS)))
+    conflicts = candidates["conflict"].drop_nulls().value_counts()
     return {
-        "unmapped": _value_counts(unmapped),
-        "conflicts": _value_counts(candidates.get_column("conflict").drop_nulls()),
+        "unmapped": _sorted(unmapped.group_by("ethnicity").agg(pl.col("len").sum())),
+        "conflicts": _sorted(conflicts),
     }
 
 
@@ -286,5 +323,6 @@ def _by_reason(lost: pl.DataFrame, unit: str, prefix: str = "") -> dict[str, int
     return {f"{prefix}{row['reason']}": row[unit] for row in lost.iter_rows(named=True)}
 
 
-def _value_counts(texts: pl.Series) -> dict[str, int]:
-    return dict(sorted((str(text), int(rows)) for text, rows in texts.value_counts().iter_rows()))
+def _sorted(counts: pl.DataFrame) -> dict[str, int]:
+    """Rows of text and count, by text."""
+    return dict(sorted((str(text), int(rows)) for text, rows in counts.iter_rows()))
