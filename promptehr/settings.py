@@ -258,6 +258,9 @@ class Train(Section):
     """Size of the model."""
     prompt: Prompt = Prompt()
     """Demographic prompts."""
+    init_from: str | None = None
+    """Folder of a local BART checkpoint whose transformer weights, not embeddings, training starts from;
+    null starts at random."""
     conditions: Conditions = Conditions()
     """Mix of training conditions."""
     corruption: Corruption = Corruption()
@@ -463,7 +466,7 @@ class Settings(Section):
 
 
 # Keys whose value says where something lies, not what it is: the content decides staleness.
-NOT_IN_KEY = frozenset({"source.path", "generate.demographics", "generate.histories"})
+NOT_IN_KEY = frozenset({"source.path", "train.init_from", "generate.demographics", "generate.histories"})
 
 
 def parse(merged: Mapping[str, Any]) -> Settings:

@@ -78,7 +78,7 @@ STAGES = (
     Stage(
         "train",
         "Train PromptBART on the shards, with checkpoints; publish the chosen model.",
-        inputs=SHARDS,
+        inputs=(*SHARDS, "init_from?"),
         outputs=("model", "history", "summary"),
         scope="experiment",
         runtime=True,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from transformers import BartConfig, BartForConditionalGeneration
 
 from promptehr import artifacts, schemas, tokens
 from promptehr.model.batches import TokenStore
@@ -101,6 +102,20 @@ def tiny_train(**changes: Any) -> Train:
 
 def tiny_settings(**changes: Any) -> Settings:
     return parse({"train": tiny_train(**changes).model_dump()})
+
+
+def bart(folder: Path, kind: Any = BartForConditionalGeneration, **changes: Any) -> Any:
+    """A BART with the tiny shape but words and positions of its own, saved as transformers does."""
+    shape = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 99}
+    sides = {
+        f"{side}_{name}": value
+        for side in ("encoder", "decoder")
+        for name, value in (("attention_heads", 2), ("ffn_dim", 32))
+    }
+    torch.manual_seed(5)
+    model = kind(BartConfig(**{**shape, **sides, "max_position_embeddings": 1024, **changes}))
+    model.save_pretrained(folder)
+    return model
 
 
 def write_inputs(folder: Path, *, train: Sequence[Visits], valid: Sequence[Visits]) -> train_stage.Inputs:

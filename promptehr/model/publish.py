@@ -133,11 +133,19 @@ def card(
             "",
             "## Made from",
             "",
+            *_origin(data),
             *(f"- {name}: sha256 `{digest}`" for name, digest in sorted(data.items())),
             *(f"- `{text}`" for text in settings),
             "",
         ]
     )
+
+
+def _origin(data: Mapping[str, str]) -> Iterator[str]:
+    if any(name.startswith("init_from/") for name in data):
+        yield "Training started from the transformer weights, not the embeddings, of a BART checkpoint whose"
+        yield "files are listed under `init_from`; its licence and its training data are part of this model."
+        yield ""
 
 
 def _table(valid: Mapping[str, Any]) -> Iterator[str]:

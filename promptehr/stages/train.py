@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,18 @@ import transformers
 
 from promptehr import artifacts, provenance, schemas, tokens
 from promptehr.errors import ArtifactError, SettingsError
-from promptehr.model import checkpoint, config, device, lease, loop, objective, promptbart, publish, signals
+from promptehr.model import (
+    checkpoint,
+    config,
+    device,
+    lease,
+    loop,
+    objective,
+    pretrained,
+    promptbart,
+    publish,
+    signals,
+)
 from promptehr.model.batches import TokenStore, derived_seed, epoch_starts
 from promptehr.model.checkpoint import Checkpoints, Saved
 from promptehr.model.state import Hooks, LoopState
@@ -39,12 +50,16 @@ NOT_IN_RUN_KEY = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """Files read: the shards' index and the vocabulary, each with the ledger that seals it."""
+    """Files read: the shards' index and the vocabulary, each with the ledger that seals it.
+
+    `init_from` is the folder of a BART checkpoint to start from.
+    """
 
     index: Path
     shards_ledger: Path
     vocabulary: Path
     vocabulary_ledger: Path
+    init_from: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,8 @@ class Outputs:
 
 def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) -> None:
     """Train, or go on training, and publish the chosen weights."""
+    if settings.train.init_from is not None and inputs.init_from is None:
+        raise SettingsError("train.init_from: on the command line the folder is given as --init-from FOLDER")
     train, key = settings.train, run_key(inputs, settings)
     vocabulary = read_vocabulary(inputs)
     where = device.decide(runtime)
@@ -67,7 +84,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     with lease.held(folder) as held, signals.watched() as asked:
         checkpoint.claim(folder, key)
         checkpoints = Checkpoints(folder, keep=train.keep_checkpoints)
-        state = start_or_resume(checkpoints, stores["train"], train, runtime, where)
+        state = start_or_resume(checkpoints, stores["train"], inputs.init_from, train, runtime, where)
         with board_of(folder, state, runtime) as board:
             hooks = hooks_for(checkpoints, train, held, asked, where, board)
             loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
@@ -89,7 +106,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
         schemas.SUMMARY,
         stage="train",
         settings=settings,
-        inputs=asdict(inputs),
+        inputs=read_files(inputs),
         files=[*files, outputs.history],
     )
     logger.info("published epoch %d of %d", record["epoch"], len(state.history))
@@ -102,7 +119,17 @@ def run_key(inputs: Inputs, settings: Settings) -> dict[str, Any]:
     """Settings, data and code that decide the weights: a checkpoint of another key is not used."""
     chosen = [text for text in assignments("train", settings) if text.partition("=")[0] not in NOT_IN_RUN_KEY]
     data = {name: artifacts.sha256(getattr(inputs, name)) for name in ("index", "vocabulary")}
+    if inputs.init_from is not None:
+        data |= pretrained.hashes(inputs.init_from)
     return {"settings": chosen, "data": data, "code": dict(provenance.code("train"))}
+
+
+def read_files(inputs: Inputs) -> dict[str, Path]:
+    """Every file that was read, by the name it has in the summary."""
+    files = {name: path for name, path in vars(inputs).items() if path is not None and name != "init_from"}
+    if inputs.init_from is not None:
+        files |= {f"init_from/{name}": inputs.init_from / name for name in pretrained.FILES}
+    return files
 
 
 def read_vocabulary(inputs: Inputs) -> tokens.Vocabulary:
@@ -155,14 +182,22 @@ def check(stores: Mapping[str, TokenStore], train: Train) -> None:
 
 
 def start_or_resume(
-    checkpoints: Checkpoints, store: TokenStore, train: Train, runtime: Runtime, where: torch.device
+    checkpoints: Checkpoints,
+    store: TokenStore,
+    init_from: Path | None,
+    train: Train,
+    runtime: Runtime,
+    where: torch.device,
 ) -> LoopState:
     """The state of the newest whole checkpoint, or of the one asked for, or a fresh one."""
     shape = config.from_settings(train, store.vocabulary_size)
     offset = objective.log_unigram(store)
     model = promptbart.start(shape, offset, seed=derived_seed(train.seed, "weights"))
-    state = loop.start_state(model.to(where), train)
     saved = find(checkpoints, store, train, runtime)
+    if saved is None and init_from is not None:
+        copied = pretrained.start_from(init_from, model)
+        logger.info("starting from %d tensors of %s", copied, init_from)
+    state = loop.start_state(model.to(where), train)
     if saved is not None:
         restore(state, saved)
         logger.info("continuing after step %d", state.step)

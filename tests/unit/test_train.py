@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from promptehr.errors import ArtifactError, BusyError, Interrupted, NonFiniteErr
 from promptehr.model import checkpoint, load, loop, promptbart
 from promptehr.settings import Runtime, Settings
 from promptehr.stages import train as stage
-from tests.model_builders import CODES, SIZE, outputs, random_patients, tiny_settings, write_inputs
+from tests.model_builders import CODES, SIZE, bart, outputs, random_patients, tiny_settings, write_inputs
 
 CPU = Runtime(device="cpu", threads=1)  # one: threads that wait for each other are slow on a busy machine
 
@@ -361,6 +362,43 @@ def test_an_epoch_whose_weights_are_gone_is_refused(inputs: stage.Inputs, tmp_pa
 
 def best_of(history: list[dict[str, Any]]) -> dict[str, Any]:
     return min(history, key=lambda record: record["valid"]["prompt"]["codes"]["nll"])
+
+
+# --- where a run starts from -------------------------------------------------------------------
+
+
+def test_a_run_that_starts_from_a_checkpoint_says_so_and_other_content_is_another_run(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given, run = tmp_path / "bart", tmp_path / "run"
+    bart(given)
+    started = replace(inputs, init_from=given)
+    stage.run(started, outputs(run), tiny_settings(), CPU)
+    first = published(run)
+    assert first["model/model.safetensors"] != undisturbed["model/model.safetensors"]
+    card, summary = first["model/README.md"].decode(), json.loads(first["summary.json"])
+    digest = artifacts.sha256(given / "model.safetensors")
+    assert f"- init_from/model.safetensors: sha256 `{digest}`" in card
+    assert "started from the transformer weights, not the embeddings, of a BART checkpoint" in card
+    assert summary["inputs"]["init_from/model.safetensors"] == digest
+    assert str(given) not in card + first["summary.json"].decode()
+
+    given.rename(tmp_path / "elsewhere")
+    started = replace(inputs, init_from=tmp_path / "elsewhere")
+    stage.run(started, outputs(run), tiny_settings(), CPU)
+    assert published(run) == first
+    assert "moved" not in caplog.text
+    bart(tmp_path / "elsewhere", init_std=0.03)
+    stage.run(started, outputs(run), tiny_settings(), CPU)
+    assert "belongs to a run with other init_from/config.json, init_from/model.safetensors" in caplog.text
+
+
+def test_a_starting_point_is_an_option_not_an_assignment(inputs: stage.Inputs, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="given as --init-from"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(init_from="bart"), CPU)
+
+
+# --- when it ends ------------------------------------------------------------------------------
 
 
 def worse_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:

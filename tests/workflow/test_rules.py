@@ -112,6 +112,16 @@ def test_files_that_settings_name_are_inputs_of_generate(checkout: Checkout) -> 
     assert "--demographics given.parquet" in given.dry_run("-p")
 
 
+def test_a_checkpoint_that_settings_name_is_an_input_of_train(checkout: Checkout) -> None:
+    (checkout.folder / "bart").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (checkout.folder / "bart" / name).touch()
+    given = checkout.with_settings("experiments: {base: {train: {init_from: bart}}}\n")
+    printed = given.dry_run("-p")
+    assert "--init-from bart " in printed
+    assert "train.init_from=" not in printed
+
+
 def test_every_section_of_the_settings_belongs_to_a_stage_or_to_all() -> None:
     others = {"results_dir", "source", "runtime", "experiments"}
     assert set(Settings.model_fields) - others == {stage.name for stage in STAGES}

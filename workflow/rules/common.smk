@@ -116,6 +116,14 @@ MODEL_FILES = [
 ]
 
 
+def starting_point(wildcards):
+    """The files of the checkpoint that an experiment starts from, if settings name one."""
+    folder = of(wildcards).train.init_from
+    names = ("config.json", "model.safetensors") if folder else ()
+    files = [checked(existing, os.path.join(folder, name), "train.init_from") for name in names]
+    return {"init_from": files} if files else {}
+
+
 def conditioning(wildcards):
     """What an experiment generates from: its model if it has one, and files that settings name."""
     generate = of(wildcards).generate

@@ -1,5 +1,6 @@
 rule train:
     input:
+        unpack(starting_point),
         **shards(),
     output:
         model=MODEL_FILES,
