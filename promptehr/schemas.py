@@ -126,7 +126,11 @@ def _record_columns(*, visit_days_nullable: bool) -> tuple[Column, ...]:
         Column("subject_id", pa.int64(), "patient; synthetic ones start at 2^40"),
         Column("gender", pa.string(), "M, F or UNKNOWN"),
         Column("ethnicity", pa.string(), "WHITE, BLACK, HISPANIC, ASIAN, OTHER or UNKNOWN"),
-        Column("age", pa.float32(), "years at the first kept visit"),
+        Column(
+            "age",
+            pa.float32(),
+            "years at the first kept visit; where only the year of birth is known, whole calendar years",
+        ),
         Column("age_capped", pa.bool_(), "whether the source hid an age over 89"),
         Column(
             "visits",

@@ -3,6 +3,7 @@
 Turns records and the synthetic patients into `utility.json`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from promptehr import artifacts, icd9, schemas
+from promptehr import artifacts, icd9, icd10, schemas
 from promptehr.metrics.incidence import Patients, catalogue
 from promptehr.metrics.utility import Visits, tasks, utility
 from promptehr.settings import EvaluateUtility, Settings
@@ -39,20 +40,29 @@ def evaluate(
     test: pl.DataFrame,
     settings: EvaluateUtility,
 ) -> dict[str, Any]:
-    """All numbers of `metrics.utility` under the settings."""
+    """All numbers of `metrics.utility` under the settings, and the codes that are in no task, by reason."""
     codes = catalogue(train, test, synthetic)
     seen, real, held_out = (
         Visits.first(Patients.from_frame(frame, codes)) for frame in (synthetic, train, test)
     )
-    return utility(
+    groups = [icd9.group(code) for code in codes]
+    measured = utility(
         seen,
         real,
         held_out,
-        tasks(real, [icd9.group(code) for code in codes], count=settings.tasks),
+        tasks(real, groups, count=settings.tasks),
         min_positives=settings.min_positives,
         generator=np.random.default_rng(settings.seed),
         resamples=settings.bootstrap,
     )
+    return {**measured, "codes_left_out": left_out(codes, groups)}
+
+
+def left_out(codes: Sequence[str], groups: Sequence[icd9.Group | None]) -> dict[str, int]:
+    """Distinct codes that are neither label nor feature of any task, by reason."""
+    without = [code for code, group in zip(codes, groups, strict=True) if group is None]
+    ten = sum(code.startswith(icd10.PREFIX) for code in without)
+    return {"ICD-10-CM, which CCS groups do not cover": ten, "in no CCS group": len(without) - ten}
 
 
 def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:

@@ -35,6 +35,15 @@ def test_the_document_holds_as_many_tasks_as_asked_for(tmp_path: Path) -> None:
     assert len(found["tasks"]) == 3
     assert found["patients"] == {"synthetic": 150, "real": 150, "test": 60}
     assert set(found["macro"]) == {"n_tasks", "synthetic", "real", "baseline", "difference"}
+    assert set(found["codes_left_out"].values()) == {0}
+
+
+def test_codes_without_a_group_are_counted_by_reason() -> None:
+    codes = ["4019", "250", "ICD10:I10", "ICD10:E030", "E030"]
+    assert evaluate_utility.left_out(codes, [icd9.group(code) for code in codes]) == {
+        "ICD-10-CM, which CCS groups do not cover": 2,
+        "in no CCS group": 1,
+    }
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:

@@ -157,6 +157,17 @@ def test_bootstrap_weights_draw_as_many_patients_as_there_are() -> None:
     assert drawn.sum(axis=1).tolist() == [7.0] * 5
 
 
+def test_implausible_icd10_codes_are_found_and_not_read_as_icd9() -> None:
+    codes = ("O80", "Z3A40", "Z348", "Z35", "C61", "E030", "P073", "V2209", "N401")
+    men = frame(*(patient([f"ICD10:{code}"]) for code in codes))
+    women = frame(*(patient([f"ICD10:{code}"], gender="F") for code in codes))
+    shared = catalogue(men, women)
+    found = implausible(*(Patients.from_frame(side, shared) for side in (men, women, men)))
+    assert found["males_with_pregnancy"]["real"]["affected"] == 3
+    assert found["females_with_male_only"]["synthetic"]["affected"] == 2
+    assert found["adults_with_perinatal"]["real"]["affected"] == 1
+
+
 def test_implausible_ccs_groups_are_found_where_records_hold_groups() -> None:
     men = frame(patient(["CCS181"]), patient(["CCS29"]), patient(["CCS18"]), patient(["CCS290"]))
     women = frame(*(patient([code], gender="F") for code in ("CCS29", "CCS290", "CCS31", "CCS164")))
