@@ -23,6 +23,13 @@ def find(folder: Path, kind: str) -> dict[str, Path]:
     Raises:
         InputError: if the folder or a table is missing, or a table is there more than once.
     """
+    try:
+        return _found(folder, kind)
+    except OSError as error:
+        raise InputError(f"source.path: {folder}: {error.strerror}; correct it or its permissions") from None
+
+
+def _found(folder: Path, kind: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"source.path: {folder} is not a folder; name the one that holds the source's CSVs")
     below = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == HOSPITAL]

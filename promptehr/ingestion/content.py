@@ -20,6 +20,9 @@ FOREIGN = (
     (b"BZh", "a bzip2 archive"),
     (b"\xfd7zXZ", "an xz archive"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (GZIP, "a gzip file packed twice"),
+    (codecs.BOM_UTF32_LE, "UTF-32 text"),
+    (codecs.BOM_UTF32_BE, "UTF-32 text"),
     (codecs.BOM_UTF16_LE, "UTF-16 text"),
     (codecs.BOM_UTF16_BE, "UTF-16 text"),
 )
@@ -42,6 +45,9 @@ def read(path: Path) -> bytes:
 
 def _raw(path: Path) -> bytes:
     try:
+        # A pipe would wait for a writer, a device may never end.
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is no regular file; name a .csv or .csv.gz")
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; correct source.path or the file's permissions") from None
@@ -49,7 +55,7 @@ def _raw(path: Path) -> bytes:
 
 def _unpacked(path: Path, raw: bytes) -> bytes:
     if not raw.startswith(GZIP):
-        if raw and path.suffix.lower() == ".gz":
+        if raw and path.suffix.lower() == ".gz" and not _foreign(raw):
             raise InputError(
                 f"{path}: not a gzip file in spite of its name; rename it to .csv or copy it again"
             )
@@ -65,9 +71,9 @@ def _unpacked(path: Path, raw: bytes) -> bytes:
 
 
 def _require_text(path: Path, content: bytes) -> None:
-    for start, kind in FOREIGN:
-        if content.startswith(start):
-            raise InputError(f"{path}: holds {kind}, expected comma-separated UTF-8 text; export it as CSV")
+    kind = _foreign(content)
+    if kind:
+        raise InputError(f"{path}: holds {kind}, expected comma-separated UTF-8 text; export it as CSV")
     place = _first_not_utf8(content)
     nul = content.find(b"\0")
     if nul >= 0 and (place is None or nul < place):
@@ -79,6 +85,10 @@ def _require_text(path: Path, content: bytes) -> None:
         raise InputError(
             f"{path}: line {_line(content, place)} holds bytes that are not UTF-8; save the file as UTF-8"
         )
+
+
+def _foreign(content: bytes) -> str | None:
+    return next((kind for start, kind in FOREIGN if content.startswith(start)), None)
 
 
 def _first_not_utf8(content: bytes) -> int | None:

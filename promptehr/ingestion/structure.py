@@ -7,6 +7,7 @@ not lines: the header is 0, and a line end inside quotes ends nothing.
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from promptehr.errors import InputError
 
 NEWLINE, QUOTE, COMMA, CR = b'\n",\r'
 CHUNK = 1 << 26
+LINE_ENDS = "save the file with LF or CRLF line ends"
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": "colons"}
 
 Bytes = npt.NDArray[np.uint8]
@@ -49,7 +51,7 @@ def header(
     """
     end = _header_end(path, content)
     text = content[:end].decode()
-    names = [name.strip().upper() for name in next(csv.reader(io.StringIO(text, newline="")), [])]
+    names = [name.strip().upper() for name in _fields(path, text)]
     missing = [name for name in needed if name not in names]
     if missing:
         other = next(
@@ -57,7 +59,7 @@ def header(
             None,
         )
         raise InputError(f"{path}: {other or _missing(text, missing, names, needed)}")
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if twice:
         raise InputError(f"{path}: header names column {twice[0]} more than once; keep one of them")
     return names, end
@@ -107,6 +109,17 @@ def _header_end(path: Path, content: bytes) -> int:
             raise InputError(f"{path}: record 0, the header, opens a quote that nothing closes; close it")
         end = following
     return end
+
+
+def _fields(path: Path, text: str) -> list[str]:
+    if "\r" in text:
+        raise InputError(f"{path}: record 0, the header, holds a CR that ends no line; {LINE_ENDS}")
+    try:
+        return next(csv.reader(io.StringIO(text, newline="")), [])
+    except csv.Error:
+        raise InputError(
+            f"{path}: record 0, the header, is no line of column names; export the table as CSV"
+        ) from None
 
 
 def _missing(text: str, missing: list[str], names: list[str], needed: tuple[str, ...]) -> str:
@@ -174,11 +187,18 @@ def _check_ragged(path: Path, marks: _Marks, columns: int, before: int) -> None:
     """Every record has the header's columns."""
     fields = np.diff(np.flatnonzero(marks.text[marks.delimiters] == NEWLINE), prepend=-1)
     ragged = np.flatnonzero(fields != columns)
+    if len(ragged) and _is_empty(marks, ragged[0]):
+        raise InputError(f"{path}: record {before + int(ragged[0]) + 1} is an empty line; delete it")
     if len(ragged):
         raise InputError(
             f"{path}: record {before + int(ragged[0]) + 1} has {fields[ragged[0]]} fields,"
             f" the header {columns}; quote fields that hold commas, or repair the record"
         )
+
+
+def _is_empty(marks: _Marks, record: int) -> bool:
+    start = marks.ends[record - 1] + 1 if record else 0
+    return bool(marks.ends[record] == start)
 
 
 def _check_cr(path: Path, marks: _Marks, before: int) -> None:
@@ -188,7 +208,7 @@ def _check_cr(path: Path, marks: _Marks, before: int) -> None:
     if len(stray):
         raise InputError(
             f"{path}: record {before + int(np.searchsorted(marks.ends, stray[0])) + 1} holds a CR that ends"
-            " no line; save the file with LF or CRLF line ends"
+            f" no line; {LINE_ENDS}"
         )
 
 

@@ -14,7 +14,7 @@ MAX_ID = 2**40 - 1
 """Largest id of a real patient or admission; synthetic ones start above it."""
 
 # How databases and spreadsheets write "nothing".
-BLANKS = ("", "NULL", "NA", "N/A", "NAN", "NONE", "\\N")
+BLANKS = ("", "NULL", "NA", "N/A", "#N/A", "NAN", "NAT", "<NA>", "NONE", "\\N")
 
 ISO_TIME = r"(?-u)^\d{4}-\d{2}-\d{2}(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?$"
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")

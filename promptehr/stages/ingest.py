@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -28,6 +28,8 @@ DAYS_PER_YEAR = 365.2425
 HIDDEN_AGE_YEARS = (290.0, 320.0)
 # So many numeric codes without a single leading zero do not occur: about 4 % begin with one.
 MANY_NUMERIC_CODES = 1000
+# `ingest.max_rejected_share: auto` is this share, and does not judge tables of fewer rows than these.
+USUAL_REJECTED_SHARE, FEW_ROWS = 0.05, 100
 
 
 @dataclass(frozen=True)
@@ -204,8 +206,11 @@ def judge_diagnoses(source: SourceTable, coding: Coding, admissions: pl.DataFram
         "hadm_id", "position", *(table[name].gather(rows["place"]) for name in ("code", "system"))
     )
     noted = {fact: int(table[name].gather(rows["place"]).sum()) for fact, name in coding.facts.items()}
-    without_position = {"seq_num missing or unreadable": rows["position"].null_count()}
-    return Judged(kept, pl.concat([rejects, repeated]), noted | without_position)
+    positions = {
+        "seq_num missing or unreadable": rows["position"].null_count(),
+        "seq_num below 1": int((rows["position"] < 1).sum()),
+    }
+    return Judged(kept, pl.concat([rejects, repeated]), noted | positions)
 
 
 def _code_reasons(table: pl.DataFrame) -> dict[str, pl.Expr]:
@@ -228,12 +233,14 @@ def refuse_lost_zeros(source: SourceTable, coding: Coding, max_share: float) -> 
     lost = int(numeric.filter("zeroless").get_column("len").sum())
     begins = numeric.get_column("zero").any()
     remedy = f"export {coding.column} again as text, never through a number column"
-    if rows >= MANY_NUMERIC_CODES and not begins:
+    if rows >= MANY_NUMERIC_CODES and not begins and max_share < 1.0:
         raise InputError(
             f"{source.path}: none of {rows} numeric codes in column {coding.column} begins with 0,"
-            f" where about 4 % do: leading zeros were lost; {remedy}"
+            f" where about 4 % do: leading zeros were lost; {remedy}, or set ingest.max_zeroless_share to 1.0"
+            " if there are none"
         )
-    if lost > max_share * rows:
+    # One such row may be a slip of the pen.
+    if lost > max(max_share * rows, 1):
         raise InputError(
             f"{source.path}: {lost} of {rows} numeric codes in column {coding.column} are ICD-9-CM codes"
             f" only with zeros in front, above ingest.max_zeroless_share {max_share}: leading zeros were"
@@ -250,7 +257,7 @@ def account(source: SourceTable, judged: Judged) -> dict[str, Any]:
 
 
 def require_within_limit(
-    source: SourceTable, judged: Judged, max_share: float, by_setting: Collection[str]
+    source: SourceTable, judged: Judged, max_share: float | Literal["auto"], by_setting: Collection[str]
 ) -> None:
     """Stop where so many rows are rejected that the table is probably not what it should be.
 
@@ -263,13 +270,18 @@ def require_within_limit(
     logger.info("%s: %d rows in, %d kept, %d rejected", source.name, *rows)
     rejects = judged.rejects.filter(~pl.col("reason").is_in(sorted(by_setting)))
     rejected = rejects.height
+    if max_share == "auto":
+        # Of a few rows a share says nothing; but nothing can be made of a table that keeps none.
+        is_small = source.rows_in < FEW_ROWS and judged.kept.height
+        max_share = 1.0 if is_small else USUAL_REJECTED_SHARE
     if rejected <= max_share * source.rows_in:
         return
     by_reason = rejects.group_by("reason").agg(pl.len(), pl.col(RECORD).min())
     reason, of_it, record = by_reason.sort("len", "reason", descending=[True, False]).row(0)
     raise InputError(
         f"{source.path}: {rejected} of {source.rows_in} records rejected, {of_it} of them for: {reason}"
-        f" (first: record {record}); repair the file or raise ingest.max_rejected_share above {max_share}"
+        f" (first: record {record}), above the share of {max_share}; repair the file or raise"
+        " ingest.max_rejected_share"
     )
 
 

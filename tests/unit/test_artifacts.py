@@ -147,7 +147,7 @@ def test_a_seal_holds_key_inputs_and_files_but_no_path(tmp_path: Path) -> None:
     content = artifacts.open_sealed(ledger, schemas.LEDGER, "ingest", file)
     assert content["inputs"] == {"patients": artifacts.sha256(file)}
     assert content["files"] == {"rejects.parquet": artifacts.sha256(file)}
-    assert content["key"]["settings"][0] == "ingest.max_rejected_share=0.05"
+    assert content["key"]["settings"][0] == 'ingest.max_rejected_share="auto"'
     assert str(tmp_path) not in ledger.read_text()
 
 

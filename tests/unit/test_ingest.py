@@ -143,7 +143,7 @@ def test_a_line_end_inside_quotes_counts_no_record(tmp_path: Path) -> None:
         (b"PK\x03\x04 workbook", "Excel workbook"),
         (PLAIN.encode() + b"1,1,10,1,4019\n1,1,10,2\n", "record 2 has 4 fields, the header 5"),
         (PLAIN.encode() + b"1,1,10,1,4019,9\n", "record 1 has 6 fields, the header 5"),
-        (PLAIN.encode() + b"1,1,10,1,4019\n\n1,1,10,2,4019\n", "record 2 has 1 fields, the header 5"),
+        (PLAIN.encode() + b"1,1,10,1,4019\n\n1,1,10,2,4019\n", "record 2 is an empty line"),
         (PLAIN.encode() + b'1,1,10,1,"4019\n1,1,10,2,4019\n', "record 1 opens a quote that nothing closes"),
         (PLAIN.encode() + b'1,1,10,1,4019\n1,1,10,2,40"19\n', "record 2 has a quote inside a field"),
         (PLAIN.encode() + b'1,1,10,1,4019\n1,1,10,"2"3,4019\n', "record 2 has a quote inside a field"),
@@ -223,7 +223,7 @@ def test_more_rejected_rows_than_the_limit_stop_the_stage(tmp_path: Path) -> Non
     source = folder(tmp_path / "source", diagnoses=[diagnosis(), diagnosis("", position=2), diagnosis("")])
     message = refusal(source, tmp_path, "ingest.max_rejected_share=0.5")
     assert "2 of 3 records rejected, 2 of them for: code missing (first: record 2)" in message
-    assert "ingest.max_rejected_share above 0.5" in message
+    assert "above the share of 0.5; repair the file or raise ingest.max_rejected_share" in message
 
 
 # --- row rules ---------------------------------------------------------------------------------

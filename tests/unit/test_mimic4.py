@@ -282,10 +282,10 @@ def test_dropped_codes_are_counted_and_no_sign_of_damage(tmp_path: Path) -> None
 
 
 def test_lost_zeros_are_looked_for_among_icd9_codes_alone(tmp_path: Path) -> None:
-    lost = [diagnosis("389"), diagnosis("4019", position=2), ten("I10", position=3)]
+    lost = [diagnosis("389"), diagnosis("4019", position=2), diagnosis("42", position=3), ten("I10")]
     message = refusal(folder(tmp_path / "a", diagnoses=lost), tmp_path / "a")
     assert (
-        "1 of 2 numeric codes in column ICD_CODE of version 9 are ICD-9-CM codes only with zeros" in message
+        "2 of 3 numeric codes in column ICD_CODE of version 9 are ICD-9-CM codes only with zeros" in message
     )
     many = [admission(hadm) for hadm in range(1, 1001)]
     codes = [diagnosis("4019", hadm) for hadm in range(1, 1001)]
