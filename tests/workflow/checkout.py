@@ -28,9 +28,8 @@ class Checkout:
 
     def snakemake(self, *words: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run Snakemake here with the package of this folder; both streams are in `stdout`."""
-        overlays = ["--configfile", *self.settings] if self.settings else []
         return subprocess.run(
-            [SNAKEMAKE, "--nocolor", *words, *overlays],
+            words_for(self, *words),
             cwd=self.folder,
             env=environment(self.folder),
             stdout=subprocess.PIPE,
@@ -84,6 +83,29 @@ def fresh(folder: Path) -> Checkout:
         else:
             shutil.copy2(source, folder / part)
     return Checkout(folder)
+
+
+def words_for(checkout: Checkout, *words: str) -> list[str]:
+    """The command line of Snakemake with these words and the checkout's settings files."""
+    overlays = ["--configfile", *checkout.settings] if checkout.settings else []
+    return [SNAKEMAKE, "--nocolor", *words, *overlays]
+
+
+def artifacts(results: Path) -> dict[str, bytes]:
+    """Path to content of every artifact: not logs, benchmarks, checkpoints, hidden files."""
+    named = {path.relative_to(results): path for path in sorted(results.rglob("*")) if path.is_file()}
+    kept = {
+        name: path
+        for name, path in named.items()
+        if not {"logs", "benchmarks", "checkpoints"} & set(name.parts)
+    }
+    return {str(name): path.read_bytes() for name, path in kept.items() if not name.name.startswith(".")}
+
+
+def remove(*folders: Path) -> None:
+    """Delete folders with all they hold, where they are there."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment(folder: Path) -> dict[str, str]:

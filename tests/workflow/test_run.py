@@ -5,23 +5,11 @@ import stat
 from pathlib import Path
 
 from promptehr.stage_table import STAGES
-from tests.workflow.checkout import Checkout
+from tests.workflow.checkout import Checkout, artifacts
 
 
 def results(checkout: Checkout) -> Path:
     return checkout.folder / "results" / "tiny"
-
-
-def artifacts(checkout: Checkout) -> dict[str, bytes]:
-    """Path to content of every artifact: not logs, benchmarks, checkpoints, hidden files."""
-    root = results(checkout)
-    named = {path.relative_to(root): path for path in sorted(root.rglob("*")) if path.is_file()}
-    kept = {
-        name: path
-        for name, path in named.items()
-        if name.parts[0] not in ("logs", "benchmarks") and "checkpoints" not in name.parts
-    }
-    return {str(name): path.read_bytes() for name, path in kept.items() if not name.name.startswith(".")}
 
 
 def test_the_run_ends_with_a_report_of_every_experiment(once: Checkout) -> None:
@@ -54,7 +42,7 @@ def test_files_and_folders_are_private(once: Checkout) -> None:
 
 def test_no_artifact_names_the_place_it_was_made_in(once: Checkout) -> None:
     place = str(once.folder).encode()
-    assert [name for name, content in artifacts(once).items() if place in content] == []
+    assert [name for name, content in artifacts(results(once)).items() if place in content] == []
 
 
 def test_snakemakes_own_report_works(finished: Checkout) -> None:
@@ -64,14 +52,14 @@ def test_snakemakes_own_report_works(finished: Checkout) -> None:
 
 
 def test_a_second_run_gives_the_same_bytes(finished: Checkout) -> None:
-    before = artifacts(finished)
+    before = artifacts(results(finished))
     for folder in results(finished).iterdir():
         if folder.name in ("vocabulary", "shards", "train"):
             for path in sorted(folder.rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
     done = finished.snakemake("--cores", "2", "--forcerun", "simulate", timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert artifacts(finished) == before
+    assert artifacts(results(finished)) == before
 
 
 def test_a_results_folder_may_have_a_space_in_its_name(checkout: Checkout) -> None:

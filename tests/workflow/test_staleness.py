@@ -1,16 +1,15 @@
-"""A stage reruns exactly when its settings, its inputs' content or its code change."""
+"""A stage reruns exactly when its settings, its inputs' content or its code change: the whole matrix.
 
-import os
+Every row is a real dry run and names every rule that would run, with its number of jobs.
+"""
+
 import shutil
-import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.workflow.checkout import SNAKEMAKE, Checkout, environment
+from tests.workflow.checkout import Checkout, jobs
 
 REPORT = {"report": 1}
 FIDELITY = {"evaluate_fidelity": 4}
@@ -27,6 +26,7 @@ AFTER_VOCABULARY = {"shards": 1, **AFTER_SHARDS}
 AFTER_RECORDS = {"vocabulary": 1, **AFTER_VOCABULARY}
 AFTER_INGEST = {"records": 1, **AFTER_RECORDS}
 AFTER_SIMULATE = {"ingest": 1, **AFTER_INGEST}
+EVERYTHING = {"simulate": 1, **AFTER_SIMULATE}
 
 
 def test_a_finished_run_is_not_stale(finished: Checkout) -> None:
@@ -36,7 +36,7 @@ def test_a_finished_run_is_not_stale(finished: Checkout) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason", "stale"),
     [
-        ("simulate: {seed: 2}", "simulate.seed=2", {"simulate": 1, **AFTER_SIMULATE}),
+        ("simulate: {seed: 2}", "simulate.seed=2", EVERYTHING),
         (
             "ingest: {max_rejected_share: 0.06}",
             "ingest.max_rejected_share=0.06",
@@ -66,6 +66,34 @@ def test_one_setting_makes_its_stage_and_what_follows_stale(
     once: Checkout, settings: str, reason: str, stale: dict[str, int]
 ) -> None:
     assert once.with_settings(settings).stale_because() == (stale, {reason})
+
+
+def test_two_values_that_change_places_are_two_changes(once: Checkout) -> None:
+    swapped = once.with_settings("evaluate_privacy: {min_codes: 10, min_members: 5}")
+    reasons = {"evaluate_privacy.min_codes=10", "evaluate_privacy.min_members=5"}
+    assert swapped.stale_because() == ({"evaluate_privacy": 4, **REPORT}, reasons)
+
+
+def test_the_source_reaches_ingest_and_the_report(once: Checkout, tmp_path: Path) -> None:
+    for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD"):
+        shutil.copy2(simulated(once, name), tmp_path)
+    other = once.with_settings(f"source: {{kind: mimic3, path: '{tmp_path}'}}")
+    assert other.stale_because() == ({"ingest": 1, **AFTER_INGEST}, {'source.kind="mimic3"'})
+
+
+def test_a_new_setting_of_one_stage_leaves_the_others(finished: Checkout) -> None:
+    finished.edit(
+        "promptehr/settings.py",
+        "class EvaluatePrivacy(Section):\n",
+        "class EvaluatePrivacy(Section):\n    added: int = 1\n",
+    )
+    found = ({"evaluate_privacy": 4, **REPORT}, {"evaluate_privacy.added=1"})
+    assert finished.stale_because() == found
+
+
+def test_another_profile_makes_nothing_stale(once: Checkout) -> None:
+    assert once.stale("--profile", "profiles/local") == {}
+    assert once.stale("--profile", "profiles/slurm") == {}
 
 
 def test_runtime_makes_nothing_stale(once: Checkout) -> None:
@@ -100,7 +128,12 @@ def test_comments_docstrings_and_blank_lines_rerun_nothing(finished: Checkout) -
         ("stages/records", {"records": 1, **AFTER_RECORDS}),
         ("stages/report", REPORT),
         ("stages/train", OF_MODEL),
+        ("simulation/dirt", EVERYTHING),
+        ("ingestion/values", {"ingest": 1, **AFTER_INGEST}),
+        ("metrics/utility", {"evaluate_utility": 4, **REPORT}),
+        ("metrics/likelihood", {"evaluate_likelihood": 1, **REPORT}),
         ("model/objective", {**OF_MODEL, "generate": 4, **OF_SYNTHETIC}),
+        ("reporting/page", REPORT),
         ("cli", {}),
         ("settings", {}),
     ],
@@ -116,26 +149,86 @@ def test_an_edit_of_code_makes_the_stages_behind_it_stale(
     assert named == ({f"promptehr.{module.replace('/', '.')}"} if stale else set())
 
 
+def test_a_changed_contract_reaches_who_reads_or_writes_the_artifact(finished: Checkout) -> None:
+    finished.edit("promptehr/schemas.py", '"one patient as token ids"', '"a patient"')
+    found, reasons = finished.stale_because()
+    assert found == {"shards": 1, **AFTER_SHARDS}
+    assert {reason.partition(" ")[0] for reason in reasons} == {"promptehr.schemas"}
+
+
 def test_a_touched_file_is_compared_by_content(finished: Checkout) -> None:
-    (finished.folder / "results" / "tiny" / "simulate" / "PATIENTS.csv").touch()
+    simulated(finished, "PATIENTS").touch()
     (finished.folder / "results" / "tiny" / "records" / "train.parquet").touch()
     assert finished.stale() == {}
+
+
+def test_a_touched_table_of_megabytes_is_compared_by_content(checkout: Checkout, once: Checkout) -> None:
+    source = checkout.folder / "source"
+    source.mkdir()
+    for name in ("PATIENTS", "ADMISSIONS", "DIAGNOSES_ICD"):
+        table = simulated(once, name).read_text("utf-8").splitlines()
+        wider = [table[0] + ",NOTE", *(line + "," + 20_000 * "x" for line in table[1:])]
+        (source / f"{name}.csv").write_text("\n".join(wider) + "\n", "utf-8")
+        assert (source / f"{name}.csv").stat().st_size > 2e6
+    real = checkout.with_settings("source: {kind: mimic3, path: source}")
+    local = ("--profile", "profiles/local", "--until", "ingest")
+    done = real.snakemake(*local)
+    assert done.returncode == 0, done.stdout
+    for table_file in source.iterdir():
+        table_file.touch()
+    assert real.stale(*local) == {}
+
+
+def test_one_more_row_of_a_table_is_seen(finished: Checkout) -> None:
+    repeat_last_row(simulated(finished, "DIAGNOSES_ICD"))
+    assert finished.stale() == {"ingest": 1, **AFTER_INGEST}
+
+
+def test_a_deleted_intermediate_is_made_again_only_when_asked_for(finished: Checkout) -> None:
+    file = "results/tiny/records/train.parquet"
+    (finished.folder / file).unlink()
+    assert finished.stale() == {}
+    assert finished.stale(file) == {"records": 1}
 
 
 def test_moving_the_checkout_reruns_nothing(finished: Checkout, elsewhere: Callable[[str], Path]) -> None:
     assert finished.copy_to(elsewhere("moved")).stale() == {}
 
 
-def test_identical_records_stop_the_rerun_in_two_steps(finished: Checkout) -> None:
-    finished.edit("promptehr/stages/records.py", "\nfrom promptehr", "\nADDED = 1\nfrom promptehr")
-    done = finished.snakemake("--cores", "1", "--until", "records", "--max-checksum-file-size", "1GB")
-    assert done.returncode == 0, done.stdout
+def test_a_refactoring_that_changes_no_record_stops_there_in_two_steps(finished: Checkout) -> None:
+    finished.edit("promptehr/ingestion/values.py", "\nfrom promptehr", "\nADDED = 1\nfrom promptehr")
+    assert finished.stale() == {"ingest": 1, **AFTER_INGEST}
+    until_records(finished)
     assert finished.stale() == REPORT
+
+
+def test_a_row_that_changes_no_record_stops_there_in_two_steps(finished: Checkout) -> None:
+    repeat_last_row(simulated(finished, "DIAGNOSES_ICD"))
+    until_records(finished)
+    assert finished.stale() == REPORT
+
+
+def until_records(checkout: Checkout) -> None:
+    """The first of the two steps."""
+    done = checkout.snakemake("--profile", "profiles/local", "--cores", "1", "--until", "records")
+    assert done.returncode == 0, done.stdout
+
+
+def simulated(checkout: Checkout, name: str) -> Path:
+    return checkout.folder / "results" / "tiny" / "simulate" / f"{name}.csv"
+
+
+def repeat_last_row(table: Path) -> None:
+    """A row that ingest counts and leaves out."""
+    text = table.read_text("utf-8")
+    table.write_text(text + text.splitlines()[-1] + "\n", "utf-8")
 
 
 def test_results_without_snakemakes_records_are_named_when_their_key_differs(finished: Checkout) -> None:
     shutil.rmtree(finished.folder / ".snakemake")
-    assert "copied here" not in finished.dry_run()
+    output = finished.dry_run()
+    assert "copied here" not in output
+    assert jobs(output) == {}
     changed = finished.with_settings("records: {min_age: 18.0}")
     path = "results/tiny/records/ledger.json"
     assert (
@@ -143,47 +236,3 @@ def test_results_without_snakemakes_records_are_named_when_their_key_differs(fin
         " to rerun it, add to this command: --forcerun records\n" in changed.dry_run()
     )
     assert changed.stale("--forcerun", "records") == {"records": 1, **AFTER_RECORDS}
-
-
-# --- the lock of the results folder ------------------------------------------------------------
-
-
-def started(checkout: Checkout, *words: str) -> "subprocess.Popen[str]":
-    """Snakemake in a session of its own, which a test may kill as a whole."""
-    return subprocess.Popen(
-        [SNAKEMAKE, "--cores", "1", *words, "--configfile", *checkout.settings],
-        cwd=checkout.folder,
-        env=environment(checkout.folder),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        text=True,
-    )
-
-
-def wait_for(path: Path, seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.02)
-
-
-def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_in_the_way(finished: Checkout) -> None:
-    finished.edit(
-        "promptehr/stages/report.py", "\nfrom promptehr", "\nimport time\ntime.sleep(60)\nfrom promptehr"
-    )
-    first = started(finished)
-    locks = finished.folder / ".snakemake" / "locks" / "0.output.lock"
-    wait_for(locks)
-    second = finished.snakemake("--cores", "1")
-    assert second.returncode == 2
-    assert f"promptehr: results/tiny: in use by process {first.pid} on " in second.stdout
-    assert "report" in finished.dry_run()
-
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert locks.exists()
-    finished.edit("promptehr/stages/report.py", "time.sleep(60)", "time.sleep(0)")
-    third = finished.snakemake("--cores", "1", "--rerun-incomplete")
-    assert third.returncode == 0, third.stdout
