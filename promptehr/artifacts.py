@@ -34,6 +34,9 @@ def published(path: Path) -> Iterator[Path]:
     The folder is made if it is missing (0700); the file is 0600. A kill leaves at most a
     dot-file that nobody reads.
     """
+    if path.exists() and not path.is_file():
+        # A rename would put a plain file in the place of a device such as /dev/null.
+        raise ArtifactError(f"{path}: is no file that could be replaced; name another")
     temporary = _temporary(path)
     try:
         yield temporary
@@ -72,11 +75,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes.
+    """Hex digest of a file's bytes; of a folder, of its files' names and digests.
 
     Raises:
         ArtifactError: if the file is missing or unreadable.
     """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

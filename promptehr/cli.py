@@ -10,13 +10,14 @@ import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 import typer
 
-from promptehr import provenance
+from promptehr import locks, provenance
 from promptehr.errors import PromptEHRError, SettingsError
 from promptehr.settings import Runtime, from_assignments, runtime_from
 from promptehr.stage_table import STAGES, Stage
@@ -58,9 +59,25 @@ def application() -> typer.Typer:
     )
     for stage in STAGES:
         app.command(stage.name, help=stage.summary)(_stage_command(stage))
+    app.command("status")(show_status)
     app.command("settings")(show_settings)
     app.command("inspect")(show_artifact)
     return app
+
+
+def show_status(
+    profile: Annotated[Path | None, typer.Option(help="Folder of a profile, as for snakemake.")] = None,
+    configfile: Annotated[
+        list[Path] | None,
+        typer.Option(help="Settings file over config.yaml and in place of the profile's; repeatable."),
+    ] = None,
+) -> None:
+    """Say which artifacts are fresh, stale, missing or resumable, and why; runs nothing."""
+    from promptehr.seals import jobs
+    from promptehr.settings_files import of_run
+    from promptehr.status import statuses, table
+
+    typer.echo(table(statuses(jobs(of_run(profile, configfile or [])))))
 
 
 def show_settings(
@@ -146,10 +163,10 @@ def _run_stage(stage: Stage, options: Mapping[str, Any]) -> None:
     inputs = module.Inputs(**_files(stage.inputs, options))
     outputs = module.Outputs(**_files(stage.outputs, options))
     logger.info("%s starts", stage.name)
-    if stage.runtime:
-        module.run(inputs, outputs, settings, _runtime(options))
-    else:
-        module.run(inputs, outputs, settings)
+    runtime = [_runtime(options)] if stage.runtime else []
+    written = [options[name] for name in stage.outputs]
+    with nullcontext() if stage.resumes else locks.outputs(written):
+        module.run(inputs, outputs, settings, *runtime)
     logger.info("%s is done", stage.name)
 
 

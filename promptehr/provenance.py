@@ -1,4 +1,4 @@
-"""Which code is behind an artifact, and who may write to a results folder.
+"""Which code is behind an artifact.
 
 Turns a stage's name into one fingerprint per module that the stage can import: source text
 without comments, docstrings and blank lines, so that only an edit that can change an artifact
@@ -18,20 +18,13 @@ reruns nothing here. The text of `artifacts` is taken whole all the same: it is 
 """
 
 import ast
-import fcntl
 import functools
 import hashlib
 import io
-import json
-import os
-import socket
 import tokenize
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
-
-from promptehr.errors import BusyError
 
 PACKAGE = "promptehr"
 ROOT = Path(__file__).parent.parent
@@ -286,94 +279,3 @@ def _lines_in_strings(nodes: Iterable[ast.AST], docstrings: set[int]) -> set[int
         if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in docstrings
         for number in range(node.lineno, node.end_lineno or node.lineno)
     }
-
-
-# --- the results folder ------------------------------------------------------------------------
-
-
-def lock(results: Path) -> TextIO:
-    """Take the results folder for this process until it ends; keep what is returned.
-
-    The lock is the kernel's: it goes with the process, however that ends, and is not inherited
-    by the programs it starts.
-
-    Raises:
-        BusyError: naming the process that holds it, or why the folder cannot be locked.
-    """
-    results.mkdir(parents=True, exist_ok=True, mode=0o700)
-    file = (results / ".lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        with file:
-            raise BusyError(f"{results}: {_refusal(file, error)}") from None
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    return file
-
-
-def _refusal(file: TextIO, error: OSError) -> str:
-    if not isinstance(error, BlockingIOError):
-        return f"cannot be locked ({error.strerror}); use a folder on another disk"
-    file.seek(0)
-    return f"in use by {file.read().strip() or 'another process'}; wait for it to end, or stop it"
-
-
-def drop_dead_locks(locks: Path, results: Path, folders: Iterable[str]) -> None:
-    """Remove Snakemake's locks that a dead run left on a results folder; call it holding `lock`.
-
-    Snakemake's locks list the files of a run, one per line, and name no process. Those of a
-    live run on another results folder stay, even where one folder contains the other.
-
-    Args:
-        locks: `.snakemake/locks` of the working folder.
-        results: The folder that this process has locked, as it is written in file names.
-        folders: The stages' folders directly below it.
-    """
-    ours = tuple(f"{results / folder}{os.sep}" for folder in folders)
-    for file in locks.glob("*.lock"):
-        if any(line.startswith(ours) for line in file.read_text("utf-8").splitlines()):
-            file.unlink(missing_ok=True)
-
-
-# --- copies ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Key:
-    """What an artifact would be written from: a stage's settings and its code."""
-
-    stage: str
-    settings: tuple[str, ...]
-    code: Mapping[str, str]
-
-
-def stale_copies(present: Mapping[Path, Key], is_known: Callable[[Path], bool]) -> dict[Path, list[str]]:
-    """Sealing documents that Snakemake knows nothing of and that another key wrote.
-
-    Args:
-        present: The key each sealing document would have if it was written now.
-        is_known: Whether Snakemake has recorded how a file was made; it judges those itself.
-
-    Returns:
-        Document to the settings and modules that differ, sorted.
-    """
-    differing = {}
-    for path, key in present.items():
-        if path.is_file() and not is_known(path):
-            found = _differences(path, key)
-            if found:
-                differing[path] = found
-    return differing
-
-
-def _differences(path: Path, key: Key) -> list[str]:
-    try:
-        recorded = json.loads(path.read_bytes())["key"]
-        settings, code = set(recorded["settings"]), dict(recorded["code"])
-    except (ValueError, KeyError, TypeError, OSError):
-        return ["no key can be read"]
-    changed = {text.partition("=")[0] for text in settings.symmetric_difference(key.settings)}
-    changed |= {module for module, _ in code.items() ^ key.code.items()}
-    return sorted(changed)

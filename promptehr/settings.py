@@ -470,6 +470,17 @@ class Settings(Section):
 # Keys whose value says where something lies, not what it is: the content decides staleness.
 NOT_IN_KEY = frozenset({"source.path", "train.init_from", "generate.demographics", "generate.histories"})
 
+# How often and which weights are kept does not change a single one of them.
+NOT_IN_RUN_KEY = frozenset(
+    {
+        "train.stop_after_epochs",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.publish",
+        "train.patience",
+    }
+)
+
 
 def parse(merged: Mapping[str, Any]) -> Settings:
     """Validate the merged settings as a whole, every experiment included.
@@ -521,6 +532,11 @@ def assignments(stage: str, settings: Settings) -> list[str]:
         else:
             found += [f"{key}={value}" for key, value in leaves(_plain(section), name)]
     return [text for text in found if text.partition("=")[0] not in NOT_IN_KEY]
+
+
+def run_key_settings(settings: Settings) -> list[str]:
+    """The assignments of train that decide the weights: checkpoints of others are not resumed."""
+    return [text for text in assignments("train", settings) if text.partition("=")[0] not in NOT_IN_RUN_KEY]
 
 
 def from_assignments(stage: str, given: Iterable[str]) -> Settings:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from promptehr.errors import SettingsError
-from promptehr.settings import for_experiment, leaves, merge, parse
+from promptehr.settings import Settings, for_experiment, leaves, merge, parse
 
 
 def table(files: Sequence[Path], experiment: str | None = None) -> str:
@@ -36,6 +36,21 @@ def table(files: Sequence[Path], experiment: str | None = None) -> str:
     ]
     rows.append(("experiments", " ".join(settings.experiments), origins.get("experiments", "settings files")))
     return _aligned([("setting", "value", "from"), *rows])
+
+
+def of_run(profile: Path | None, configfiles: Sequence[Path]) -> Settings:
+    """The settings of `snakemake --profile P --configfile F...`: config.yaml, then the profile's or these.
+
+    Raises:
+        SettingsError: if a file is missing, not YAML, or holds a setting that is refused.
+    """
+    named = (
+        load(profile / "config.yaml").get("configfile", []) if profile and not configfiles else configfiles
+    )
+    merged: dict[str, Any] = {}
+    for file in ["config.yaml", *([named] if isinstance(named, str) else named)]:
+        merged = merge(merged, load(Path(file)))
+    return parse(merged)
 
 
 def load(file: Path) -> dict[str, Any]:

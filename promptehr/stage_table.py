@@ -24,6 +24,7 @@ class Stage:
         shared: Top-level settings in its key besides its own section.
         scope: `experiment` where each experiment has its own copy.
         runtime: Whether it takes `--device` and `--threads`.
+        resumes: Whether it keeps checkpoints, under a lease of its own.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     shared: tuple[str, ...] = ()
     scope: Scope = "cohort"
     runtime: bool = False
+    resumes: bool = False
 
     @property
     def module(self) -> str:
@@ -82,6 +84,7 @@ STAGES = (
         outputs=("model", "history", "summary"),
         scope="experiment",
         runtime=True,
+        resumes=True,
     ),
     Stage(
         "generate",

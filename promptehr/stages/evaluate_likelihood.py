@@ -84,7 +84,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     known = optimum(inputs, splits["test"], vocabulary)
     content = evaluate(model, simple, known, splits["test"], vocabulary, chosen)
     content["swap"] = swaps(trained, model["prompt"], splits["test"], vocabulary, where, chosen)
-    read = {name: path for name, path in vars(inputs).items() if path is not None and name != "model"}
+    read = {name: path for name, path in vars(inputs).items() if path is not None}
     artifacts.write_sealed(
         outputs.likelihood,
         {"likelihood": content},

@@ -68,7 +68,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     generated = generate(inputs, people, vocabulary, settings.generate, runtime)
     table = to_records(generated.cohort, vocabulary)
     artifacts.write_table(outputs.synthetic, table, schemas.SYNTHETIC)
-    read = {name: path for name, path in vars(inputs).items() if path is not None and name != "model"}
+    read = {name: path for name, path in vars(inputs).items() if path is not None}
     artifacts.write_sealed(
         outputs.summary,
         {"method": settings.generate.method, **counts(generated.cohort), **generated.facts},

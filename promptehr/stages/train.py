@@ -34,18 +34,9 @@ from promptehr.model.batches import TokenStore, derived_seed, epoch_starts
 from promptehr.model.checkpoint import Checkpoints, Saved
 from promptehr.model.state import Hooks, LoopState
 from promptehr.model.watching import Board
-from promptehr.settings import Runtime, Settings, Train, assignments
+from promptehr.settings import Runtime, Settings, Train, assignments, run_key_settings
 
 logger = logging.getLogger(__name__)
-
-# How often and which weights are kept does not change a single one of them.
-NOT_IN_RUN_KEY = (
-    "train.stop_after_epochs",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.publish",
-    "train.patience",
-)
 
 
 @dataclass(frozen=True)
@@ -90,25 +81,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
             loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
         record = chosen_record(state, train)
         restore_chosen(state, checkpoints, record, train)
-    parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    card = publish.card(
-        settings=assignments("train", settings),
-        data=key["data"],
-        record=record,
-        parameters=parameters,
-        vocabulary=vocabulary,
-    )
-    files = publish.publish(outputs.model, state.model, vocabulary, card)
-    artifacts.write_bytes(outputs.history, history_lines(state.history))
-    artifacts.write_sealed(
-        outputs.summary,
-        {"parameters": parameters, "published": record, "epochs": len(state.history)},
-        schemas.SUMMARY,
-        stage="train",
-        settings=settings,
-        inputs=read_files(inputs),
-        files=[*files, outputs.history],
-    )
+        publish_all(inputs, outputs, settings, state, record, vocabulary, key)
     logger.info("published epoch %d of %d", record["epoch"], len(state.history))
 
 
@@ -117,11 +90,10 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
 
 def run_key(inputs: Inputs, settings: Settings) -> dict[str, Any]:
     """Settings, data and code that decide the weights: a checkpoint of another key is not used."""
-    chosen = [text for text in assignments("train", settings) if text.partition("=")[0] not in NOT_IN_RUN_KEY]
     data = {name: artifacts.sha256(getattr(inputs, name)) for name in ("index", "vocabulary")}
     if inputs.init_from is not None:
         data |= pretrained.hashes(inputs.init_from)
-    return {"settings": chosen, "data": data, "code": dict(provenance.code("train"))}
+    return {"settings": run_key_settings(settings), "data": data, "code": dict(provenance.code("train"))}
 
 
 def read_files(inputs: Inputs) -> dict[str, Path]:
@@ -308,6 +280,37 @@ def board_of(folder: Path, state: LoopState, runtime: Runtime) -> Iterator[Board
 
 
 # --- what comes out ----------------------------------------------------------------------------
+
+
+def publish_all(
+    inputs: Inputs,
+    outputs: Outputs,
+    settings: Settings,
+    state: LoopState,
+    record: Mapping[str, Any],
+    vocabulary: tokens.Vocabulary,
+    key: Mapping[str, Any],
+) -> None:
+    """Write the model's folder, the history, and the summary that seals them."""
+    parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    card = publish.card(
+        settings=assignments("train", settings),
+        data=key["data"],
+        record=record,
+        parameters=parameters,
+        vocabulary=vocabulary,
+    )
+    files = publish.publish(outputs.model, state.model, vocabulary, card)
+    artifacts.write_bytes(outputs.history, history_lines(state.history))
+    artifacts.write_sealed(
+        outputs.summary,
+        {"parameters": parameters, "published": record, "epochs": len(state.history)},
+        schemas.SUMMARY,
+        stage="train",
+        settings=settings,
+        inputs=read_files(inputs),
+        files=[*files, outputs.history],
+    )
 
 
 def chosen_record(state: LoopState, train: Train) -> dict[str, Any]:

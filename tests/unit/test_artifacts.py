@@ -1,6 +1,7 @@
 """Publication whole or not at all, checked reading, seals, ledgers."""
 
 import math
+import os
 import stat
 from pathlib import Path
 
@@ -175,3 +176,20 @@ def test_an_account_balances_and_leaves_out_what_never_occurred() -> None:
     }
     with pytest.raises(AssertionError):
         artifacts.account(rows_in=3, rows_kept=2, rejected={})
+
+
+def test_what_is_no_plain_file_is_never_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(ArtifactError, match="is no file that could be replaced"):
+            artifacts.write_bytes(tmp_path / name, b"")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_folders_digest_is_that_of_its_files(tmp_path: Path) -> None:
+    digests = []
+    for name, content in (("a", "1"), ("b", "1"), (".left", "half"), ("b", "2")):
+        (tmp_path / name).write_text(content)
+        digests.append(artifacts.sha256(tmp_path))
+    assert len(set(digests)) == 3
+    assert digests[1] == digests[2]

@@ -1,16 +1,10 @@
-"""Fingerprints, closures, the lock of a results folder, copies from elsewhere."""
+"""Fingerprints and closures."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from promptehr import provenance
-from promptehr.errors import BusyError
-from promptehr.provenance import Key, closure, code, drop_dead_locks, lock, stale_copies
+from promptehr.provenance import closure, code
 
 STAGE = "promptehr.stages.count"
 
@@ -184,85 +178,3 @@ def test_a_relative_import_is_refused(tmp_path: Path) -> None:
 
 def test_the_fingerprints_are_those_of_every_python_version(tmp_path: Path) -> None:
     assert fingerprint(tmp_path, BASE) == "2ad51a56bcc0720a"
-
-
-# --- the lock ----------------------------------------------------------------------------------
-
-HOLD = """
-import sys
-from pathlib import Path
-from promptehr.provenance import lock
-held = lock(Path(sys.argv[1]))
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_second_process_is_told_who_holds_the_results(tmp_path: Path) -> None:
-    results = tmp_path / "results"
-    environment = {**os.environ, "PYTHONPATH": str(provenance.ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(results)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        with pytest.raises(BusyError, match=f"results: in use by process {holder.pid} on .+; wait for it"):
-            lock(results)
-        holder.kill()
-    lock(results).close()
-
-
-def test_the_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> None:
-    held = lock(tmp_path / "results")
-    with subprocess.Popen(["sleep", "60"], close_fds=False) as child:
-        held.close()
-        lock(tmp_path / "results").close()
-        child.kill()
-
-
-def test_only_locks_that_name_our_files_are_dropped(tmp_path: Path) -> None:
-    texts = {
-        "0.input.lock": "data/PATIENTS.csv\nresults/ingest/patients.parquet\n",
-        "0.output.lock": "results/records/train.parquet\n",
-        "1.output.lock": "results/demo/records/train.parquet\n",
-        "2.output.lock": "results-2/records/train.parquet\n",
-    }
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text)
-    drop_dead_locks(tmp_path, Path("results"), ["ingest", "records"])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["1.output.lock", "2.output.lock"]
-    drop_dead_locks(tmp_path, Path("results/demo"), ["ingest", "records"])
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["2.output.lock"]
-
-
-# --- copies ------------------------------------------------------------------------------------
-
-
-def sealed(folder: Path, settings: list[str], code: dict[str, str]) -> Path:
-    path = folder / "ledger.json"
-    path.write_text(json.dumps({"key": {"settings": settings, "code": code}}))
-    return path
-
-
-def test_copies_of_another_key_are_named_with_what_differs(tmp_path: Path) -> None:
-    path = sealed(tmp_path, ["records.seed=1", "records.min_age=0.0"], {"m.a": "1", "m.b": "2"})
-    key = Key("records", ("records.seed=2", "records.min_age=0.0"), {"m.a": "1", "m.c": "3"})
-    assert stale_copies({path: key}, lambda _: False) == {path: ["m.b", "m.c", "records.seed"]}
-    assert stale_copies({path: key}, lambda _: True) == {}
-
-
-def test_copies_of_the_same_key_and_missing_files_are_fine(tmp_path: Path) -> None:
-    path = sealed(tmp_path, ["records.seed=1"], {"m.a": "1"})
-    key = Key("records", ("records.seed=1",), {"m.a": "1"})
-    assert stale_copies({path: key, tmp_path / "absent.json": key}, lambda _: False) == {}
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": {"settings": 1, "code": {}}}'])
-def test_a_copy_without_a_readable_key_is_stale(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "ledger.json"
-    path.write_text(text)
-    assert stale_copies({path: Key("records", (), {})}, lambda _: False) == {path: ["no key can be read"]}

@@ -340,6 +340,21 @@ def test_two_trainers_of_one_run_are_refused(
         stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
 
 
+def test_a_second_trainer_is_refused_until_the_first_has_published(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = stage.publish.publish
+
+    def second(*arguments: Any) -> list[Path]:
+        with pytest.raises(BusyError, match="trains here"):
+            stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+        return original(*arguments)
+
+    monkeypatch.setattr(stage.publish, "publish", second)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(epochs=1), CPU)
+    assert (tmp_path / "summary.json").is_file()
+
+
 def test_publishes_the_epoch_asked_for(inputs: stage.Inputs, tmp_path: Path) -> None:
     settings = tiny_settings(publish=2, checkpoint_every=3)
     stage.run(inputs, outputs(tmp_path), settings, CPU)

