@@ -195,7 +195,7 @@ def test_a_process_killed_by_the_kernel_is_resumed_exactly(
 ) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED, "utf-8")
-    arguments = [str(value) for value in vars(inputs).values()]
+    arguments = [str(value) for value in vars(inputs).values() if value is not None]
     ended = subprocess.run(
         [sys.executable, str(script), str(Path(__file__).parents[2]), str(tmp_path / "run"), *arguments],
         check=False,
