@@ -1,6 +1,7 @@
 # make environment  .venv with the pinned versions; the other targets call it
 # make demo         set up, run the pipeline on 5,000 simulated patients, say where the report is
-# make test         set up, run all tests
+# make test         set up, run all tests but those on SLURM
+# make test-slurm   start a SLURM on this machine (root, Debian) and run the pipeline's tests on it
 # make bench        time the data stages at SCALES times MIMIC-III's size; tables to benchmarks/README.md
 # make check        linters, types, generated files
 # make generated    write the files that come from the settings and contracts anew
@@ -12,7 +13,7 @@ SCALES ?= 1 10 50
 # Written when the environment is whole; pip starts again if a pin changes.
 READY := .venv/.ready
 
-.PHONY: environment demo test bench check generated
+.PHONY: environment demo test test-slurm bench check generated
 
 environment: $(READY)
 
@@ -22,6 +23,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest
+
+test-slurm: $(READY)
+	$(BIN)/pytest tests/slurm -m slurm -rs --durations 8
 
 bench: $(READY)
 	$(BIN)/python benchmarks/data.py --scales $(SCALES) --into benchmarks/README.md

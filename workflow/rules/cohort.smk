@@ -10,6 +10,8 @@ if SETTINGS.source.kind == "simulate":
             "<logs>/simulate.log",
         benchmark:
             "<benchmarks>/simulate.tsv"
+        resources:
+            mem_mb=memory(8192),
         params:
             **key("simulate"),
             options=options("simulate"),
@@ -30,6 +32,8 @@ rule ingest:
         "<logs>/ingest.log",
     benchmark:
         "<benchmarks>/ingest.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("ingest"),
         options=options("ingest"),
@@ -52,6 +56,8 @@ rule records:
         "<logs>/records.log",
     benchmark:
         "<benchmarks>/records.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("records"),
         options=options("records"),
@@ -70,6 +76,8 @@ rule vocabulary:
         "<logs>/vocabulary.log",
     benchmark:
         "<benchmarks>/vocabulary.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("vocabulary"),
         options=options("vocabulary"),
@@ -89,6 +97,8 @@ rule shards:
         "<logs>/shards.log",
     benchmark:
         "<benchmarks>/shards.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("shards"),
         options=options("shards"),

@@ -11,8 +11,9 @@ import shlex
 import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
+from shutil import which
 
-from promptehr import locks, provenance
+from promptehr import locks, provenance, slurm
 from promptehr.errors import PromptEHRError
 from promptehr.seals import jobs, stale_copies
 from promptehr.settings import assignments, for_experiment
@@ -235,6 +236,57 @@ def gpus(wildcards):
     return int(of(wildcards).generate.method == "model" and SETTINGS.runtime.device != "cpu")
 
 
+# --- SLURM -------------------------------------------------------------------------------------
+
+
+def memory(mb):
+    """Memory by attempt: what the rule needs, then twice that; no retry after a cancelled job."""
+
+    def of_attempt(wildcards, attempt):
+        if attempt > 1 and workflow.is_main_process and uses_slurm():
+            stop_if_cancelled()
+        return mb * min(attempt, 2)
+
+    return of_attempt
+
+
+def uses_slurm():
+    """Whether a profile for SLURM is in force: the executor itself is not known yet."""
+    return any(line.name == "slurm_extra" for line in site_lines())
+
+
+def site_lines():
+    """What the profile and the command line say about partition, account and mail."""
+    given = workflow.resource_settings
+    by_place = {"default-resources": given._parsed_default_resources}
+    by_place |= {f"set-resources, {rule}": found for rule, found in given._parsed_overwrite_resources.items()}
+    return [
+        slurm.Line(place, name, str(resource.raw).strip("'"))
+        for place, resources in by_place.items()
+        for name, resource in resources.items()
+        if name.startswith("slurm_")
+    ]
+
+
+def stop_if_cancelled():
+    """End the run as Ctrl-C does: Snakemake alone would submit a cancelled job again."""
+    new = [job for job in slurm.cancelled(Path.cwd()) if job.number not in CANCELLED]
+    if new:
+        raise WorkflowError(f"{', '.join(map(str, new))}: the run ends; the same command resumes it")
+
+
+def wait_for_left_behind():
+    """Let the jobs of a killed run end before their stages are judged: no stage runs twice."""
+    jobs = slurm.left_behind(Path.cwd())
+    if jobs:
+        print(
+            f"a killed run left {', '.join(map(str, jobs))}; waiting for the end"
+            f" (scancel {' '.join(job.number for job in jobs)} stops it sooner)",
+            file=sys.stderr,
+        )
+        slurm.wait_for(jobs, Path.cwd())
+
+
 # --- start -------------------------------------------------------------------------------------
 
 
@@ -265,4 +317,10 @@ def take_results():
 
 if workflow.is_main_process and not any(word.startswith(LOOKS) for word in sys.argv[1:]):
     announce()
+    # A dry run may be made far from the cluster.
+    if uses_slurm() and not (workflow.output_settings.dryrun and which("sinfo") is None):
+        checked(slurm.check, site_lines())
     LOCK = None if workflow.output_settings.dryrun else take_results()
+    if uses_slurm() and LOCK:
+        wait_for_left_behind()
+        CANCELLED = {job.number for job in slurm.cancelled(Path.cwd())}

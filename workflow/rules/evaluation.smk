@@ -18,6 +18,7 @@ rule evaluate_likelihood:
     threads: 4
     resources:
         gpu=gpus,
+        mem_mb=memory(8192),
         runtime=240,
     params:
         **key("evaluate_likelihood"),
@@ -43,6 +44,8 @@ rule evaluate_fidelity:
         "<logs>/evaluate_fidelity.{experiment}.log",
     benchmark:
         "<benchmarks>/evaluate_fidelity.{experiment}.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("evaluate_fidelity"),
         options=options("evaluate_fidelity"),
@@ -65,6 +68,8 @@ rule evaluate_utility:
         "<logs>/evaluate_utility.{experiment}.log",
     benchmark:
         "<benchmarks>/evaluate_utility.{experiment}.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("evaluate_utility"),
         options=options("evaluate_utility"),
@@ -87,6 +92,8 @@ rule evaluate_privacy:
         "<logs>/evaluate_privacy.{experiment}.log",
     benchmark:
         "<benchmarks>/evaluate_privacy.{experiment}.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("evaluate_privacy"),
         options=options("evaluate_privacy"),
@@ -108,6 +115,8 @@ rule report:
         "<logs>/report.log",
     benchmark:
         "<benchmarks>/report.tsv"
+    resources:
+        mem_mb=memory(8192),
     params:
         **key("report"),
         options=options("report"),

@@ -13,7 +13,7 @@ rule train:
     threads: 4
     resources:
         gpu=gpus,
-        mem_mb=lambda wildcards, attempt: 32768 * attempt,
+        mem_mb=memory(32768),
         runtime=1440,
     params:
         **key("train"),
@@ -36,6 +36,7 @@ rule generate:
     threads: 4
     resources:
         gpu=gpus,
+        mem_mb=memory(8192),
         runtime=240,
     params:
         **key("generate"),
