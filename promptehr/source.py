@@ -56,7 +56,7 @@ def existing(path: str, setting: str) -> str:
 
 def _named(folder: Path, table: str) -> list[Path]:
     wanted = {f"{table}{suffix}".lower() for suffix in SUFFIXES}
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.lower() in wanted)
+    return sorted(path for path in folder.iterdir() if path.name.lower() in wanted)
 
 
 def _only(folder: Path, table: str) -> Path:
@@ -66,4 +66,9 @@ def _only(folder: Path, table: str) -> Path:
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
         raise InputError(f"source.path: {folder} has {names}; keep one of them")
+    if not found[0].is_file():
+        raise InputError(
+            f"source.path: {found[0]} is a folder, a pipe or a broken link, expected a file;"
+            " copy the table there"
+        )
     return found[0]

@@ -67,6 +67,21 @@ def test_tables_beside_a_hospital_folder_are_taken_first(tmp_path: Path) -> None
         find(tmp_path, "mimic4")
 
 
+def test_a_table_that_is_no_file_is_named(tmp_path: Path) -> None:
+    folder(tmp_path, "PATIENTS.csv", "ADMISSIONS.csv")
+    path = tmp_path / "DIAGNOSES_ICD.csv"
+    for make in (path.mkdir, lambda: path.symlink_to("nowhere"), lambda: path.symlink_to(path.name)):
+        make()
+        with pytest.raises(InputError, match=f"source.path: {path} is a folder, a pipe or a broken link"):
+            find(tmp_path, "mimic3")
+        path.unlink() if path.is_symlink() else path.rmdir()
+
+
+def test_a_path_that_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^source.path: .*: File name too long; correct it"):
+        find(tmp_path / ("x" * 300), "mimic3")
+
+
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"source.path: .*/absent is not a folder; name the one"):
         find(tmp_path / "absent", "mimic3")
