@@ -32,7 +32,12 @@ def births(patients: SourceTable) -> Births:
 def coding(diagnoses: SourceTable, _: Ingest) -> Coding:
     """Each text is a code of ICD-9-CM or none."""
     wordings = diagnoses.text["icd9_code"]
-    table = values.codes(wordings.unique()).with_columns(system=pl.lit("icd9"), mapped=pl.lit(value=False))
+    counts = wordings.value_counts(name="rows").rename({"icd9_code": "text"})
+    table = (
+        values.codes(counts["text"])
+        .with_columns(system=pl.lit("icd9"), mapped=pl.lit(value=False))
+        .join(counts, on="text", how="left", maintain_order="left", nulls_equal=True)
+    )
     return Coding(wordings, table, FACTS, "ICD9_CODE")
 
 

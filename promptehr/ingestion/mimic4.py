@@ -75,6 +75,7 @@ def coding(diagnoses: SourceTable, settings: Ingest) -> Coding:
         .with_columns(cs.boolean().fill_null(value=False))
         .with_columns(rank=pl.concat_str("system", "code").rank("dense").cast(pl.Int64))
         .sort("rank", "text", nulls_last=True)
+        .join(counts, left_on="text", right_on="wording", how="left", maintain_order="left")
     )
     return Coding(wordings["wording"], table, FACTS, "ICD_CODE of version 9")
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from promptehr.errors import InputError
 
 NEWLINE, QUOTE, COMMA, CR = b'\n",\r'
-CHUNK = 1 << 26
+CHUNK = 1 << 22
 LINE_ENDS = "save the file with LF or CRLF line ends"
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": "colons"}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from promptehr import artifacts, schemas
@@ -30,6 +31,9 @@ HIDDEN_AGE_YEARS = (290.0, 320.0)
 MANY_NUMERIC_CODES = 1000
 # `ingest.max_rejected_share: auto` is this share, and does not judge tables of fewer rows than these.
 USUAL_REJECTED_SHARE, FEW_ROWS = 0.05, 100
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -227,10 +231,9 @@ def refuse_lost_zeros(source: SourceTable, coding: Coding, max_share: float) -> 
     Raises:
         InputError: if no code of many begins with 0, or too many are listed only with zeros in front.
     """
-    counts = coding.wordings.to_frame("text").group_by("text").len()
-    numeric = coding.table.filter("numeric").join(counts, on="text")
-    rows = int(numeric.get_column("len").sum())
-    lost = int(numeric.filter("zeroless").get_column("len").sum())
+    numeric = coding.table.filter("numeric")
+    rows = int(numeric.get_column("rows").sum())
+    lost = int(numeric.filter("zeroless").get_column("rows").sum())
     begins = numeric.get_column("zero").any()
     remedy = f"export {coding.column} again as text, never through a number column"
     if rows >= MANY_NUMERIC_CODES and not begins and max_share < 1.0:
@@ -354,14 +357,41 @@ def _reject_repeated(source: SourceTable, rows: pl.DataFrame, key: str) -> tuple
 
 def _reject_repeated_codes(rows: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Diagnoses in the order of their schema, without the repetitions of a code in an admission."""
-    # Two integers instead of four columns: a code's rank is below 2^20, a missing position is last,
-    # and rows come in the order of their records, which a stable sort keeps.
-    priority = pl.col("position").cast(pl.Int64).fill_null(2**31) * 2**20 + pl.col("rank")
-    order = np.lexsort((rows.select(priority).to_series().to_numpy(), rows["hadm"].to_numpy()))
+    # A missing position is last; rows come in the order of their records, which both sorts keep.
+    stated = pl.col("position").cast(pl.Int64)
+    position = rows.select(stated.fill_null(stated.max().fill_null(0) + 1)).to_series()
+    order = _order(rows["hadm"].to_numpy(), position.to_numpy(), rows["rank"].to_numpy())
     ordered = rows.select("hadm", "position", "rank", RECORD, "place", "mapped")[order]
-    # An admission is below 2^40, so that it and the rank fit one integer.
-    first = ordered.select((pl.col("hadm") * 2**20 + pl.col("rank")).is_first_distinct()).to_series()
+    first = pl.Series(_first(ordered["hadm"].to_numpy(), ordered["rank"].to_numpy()))
     plain = pl.lit("code repeated in its admission")
     reason = pl.when("mapped").then(pl.lit(MERGED)).otherwise(plain)
     repeated = ordered.filter(~first).select(RECORD, reason=reason)
     return ordered.filter(first).rename({"hadm": "hadm_id"}), repeated
+
+
+def _first(*keys: Ints) -> Bools:
+    """Whether each row is the first with its keys."""
+    order = _order(*keys)
+    repeats = np.ones(max(len(order) - 1, 0), np.bool_)
+    for key in keys:
+        repeats &= key[order[1:]] == key[order[:-1]]
+    first = np.ones(len(order), np.bool_)
+    first[order[1:][repeats]] = False
+    return first
+
+
+def _order(*keys: Ints) -> Ints:
+    """Places of the rows sorted by keys, the first one deciding; equal rows as they come.
+
+    One integer that holds all keys is sorted where 63 bits are enough: rows come in runs that are
+    nearly sorted, which one stable sort of integers uses and a sort by key after key does not.
+    """
+    packed, bits = np.zeros(len(keys[0]), np.int64), 0
+    for key in reversed(keys):
+        low = key.min(initial=0)
+        width = int(key.max(initial=0) - low).bit_length()
+        if bits + width > 63:
+            return np.lexsort(keys[::-1])
+        packed |= (key - low) << bits
+        bits += width
+    return np.argsort(packed, kind="stable")
