@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 PROFILE = "profiles/slurm/config.yaml"
 BASE = "results/tiny/train/base"
-PATIENCE_S = 600.0
+PATIENCE_S = float(os.environ.get("PROMPTEHR_PATIENCE_S", 600))
 # The profile's status checks wait 40 s at first, more each time: right for hours, not for a test.
 QUICK = ("--slurm-init-seconds-before-status-checks", "2")
 
@@ -130,14 +130,19 @@ def frozen(checkout: Checkout) -> Iterator[int]:
     try:
         yield lease["pid"]
     finally:
-        os.kill(lease["pid"], signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(lease["pid"], signal.SIGCONT)
 
 
-def is_pending(number: signal.Signals, process: int) -> bool:
-    """Whether a signal waits for a process that stands still."""
-    status = Path(f"/proc/{process}/status").read_text("utf-8")
-    masks = [int(mask, 16) for mask in re.findall(r"^S[hi][dg]Pnd:\s*(\w+)$", status, flags=re.MULTILINE)]
-    return any(mask >> (number - 1) & 1 for mask in masks)
+def is_asked_to_stop(process: int) -> bool:
+    """Whether SIGTERM waits for a process that stands still; SLURM may also set it going again."""
+    try:
+        status = Path(f"/proc/{process}/status").read_text("utf-8")
+    except FileNotFoundError:
+        return True
+    stands_still = re.search(r"^State:\s*T", status, flags=re.MULTILINE)
+    waiting = [int(mask, 16) for mask in re.findall(r"^S[hi][dg]Pnd:\s*(\w+)$", status, flags=re.MULTILINE)]
+    return not stands_still or any(mask >> (signal.SIGTERM - 1) & 1 for mask in waiting)
 
 
 def training_log(checkout: Checkout) -> str:

@@ -15,7 +15,7 @@ from tests.workflow.checkout import Checkout
 
 TRAINED = f"{BASE}/summary.json"
 # Long enough for a command to reach the running job; saved after every epoch.
-EPOCHS = 60
+EPOCHS = 40
 LONG = f"train: {{epochs: {EPOCHS}, checkpoint_every: 1}}\n"
 ADDRESS = "ada@example.org"
 PROMPTEHR = Path(sys.executable).parent / "promptehr"
@@ -81,7 +81,7 @@ def time_limit(checkout: Checkout) -> Outcome:
         # SLURM looks at the limits every 30 s: the trainer stands still until the signal is there.
         with cluster.frozen(checkout) as trainer:
             cluster.slurm("scontrol", "update", f"JobId={number}", "TimeLimit=5")
-            cluster.until(lambda: cluster.is_pending(signal.SIGTERM, trainer), "SLURM's SIGTERM")
+            cluster.until(lambda: cluster.is_asked_to_stop(trainer), "SLURM's SIGTERM")
         return Outcome(checkout, (run.wait(),))
 
 
