@@ -19,7 +19,7 @@ T = TypeVar("T")
 PROFILE = "profiles/slurm/config.yaml"
 BASE = "results/tiny/train/base"
 PATIENCE_S = float(os.environ.get("PROMPTEHR_PATIENCE_S", 600))
-# The profile's status checks wait 40 s at first, more each time: right for hours, not for a test.
+# The profile's status checks wait 20 s at first, more each time: right for hours, not for a test.
 QUICK = ("--slurm-init-seconds-before-status-checks", "2")
 
 
