@@ -34,15 +34,20 @@ def pipeline(checkout: Checkout) -> Outcome:
     """Account, partition and mail are set as the profile's comments say; then everything runs."""
     checkout.edit(PROFILE, "# slurm_account: NAME ", "slurm_account: lab ")
     checkout.edit(PROFILE, "  # slurm_partition: NAME ", "  slurm_partition: cpu ")
-    checkout.edit(PROFILE, '  slurm_extra: "', '  # slurm_extra: "')
-    checkout.edit(PROFILE, '  # slurm_extra: "', '  slurm_extra: "')
-    checkout.edit(PROFILE, "--mail-user=ADDRESS", f"--mail-user={ADDRESS}")
+    with_mail(checkout)
     checkout.edit(PROFILE, "# set-resources:", "set-resources:")
     checkout.edit(PROFILE, "#   train: {slurm_partition: gpu}", "  train: {slurm_partition: gpu}")
     checkout.edit(PROFILE, "#   evaluate_likelihood: {gpu: 0}", "  evaluate_likelihood: {gpu: 0}")
     without_network(checkout)
     with cluster.ended_at_last(cluster.start(checkout)) as run:
         return Outcome(checkout, (run.wait(),))
+
+
+def with_mail(checkout: Checkout) -> None:
+    """The line with the address takes the place of the line without."""
+    checkout.edit(PROFILE, """  slurm_extra: "'--signal=TERM@300'"\n""", "")
+    checkout.edit(PROFILE, '  # slurm_extra: "', '  slurm_extra: "')
+    checkout.edit(PROFILE, "--mail-user=ADDRESS", f"--mail-user={ADDRESS}")
 
 
 def without_network(checkout: Checkout) -> None:
@@ -61,6 +66,7 @@ def without_network(checkout: Checkout) -> None:
 def failure(checkout: Checkout) -> Outcome:
     """Training finds in its job that the model is too small for the sequences."""
     checkout = checkout.with_settings("train: {shape: {positions: 20}}\n")
+    with_mail(checkout)
     with cluster.ended_at_last(cluster.start(checkout, TRAINED)) as run:
         return Outcome(checkout, (run.wait(),))
 
@@ -109,6 +115,7 @@ def ctrl_c(checkout: Checkout) -> Outcome:
 def preemption(checkout: Checkout) -> Outcome:
     """An urgent job takes what the training job uses; SLURM queues the training again."""
     checkout = checkout.with_settings(LONG)
+    with_mail(checkout)
     checkout.edit(PROFILE, "# set-resources:", "set-resources:")
     site = "  train: {slurm_partition: scavenge, gres: slot}"
     checkout.edit(PROFILE, "#   train: {slurm_partition: gpu}", site)

@@ -67,10 +67,14 @@ def test_models_use_a_gpu_and_a_line_of_the_profile_takes_likelihood_off_it(outc
     assert "rule_generate_wildcards_unigram" not in with_gpu
 
 
-def test_mail_comes_when_a_job_begins_and_ends(outcome: Outcomes) -> None:
-    [job] = cluster.trainings(outcome("pipeline").checkout)
-    for event in ("Began", "Ended"):
-        assert re.search(rf"Job_id={job['JobId']} .* {event}.*{ADDRESS}", cluster.mail())
+@pytest.mark.parametrize(
+    ("event", "words"),
+    [("pipeline", ("Began", "Ended")), ("failure", ("Began", "Failed")), ("preemption", ("Requeued",))],
+)
+def test_mail_says_what_happened_to_a_job(event: str, words: tuple[str, ...], outcome: Outcomes) -> None:
+    job = cluster.trainings(outcome(event).checkout)[0]
+    for word in words:
+        assert re.search(rf"Job_id={job['JobId']} .* {word},.* {ADDRESS}", cluster.mail())
 
 
 def test_no_stage_needs_a_network(outcome: Outcomes) -> None:
