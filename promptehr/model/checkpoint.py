@@ -55,14 +55,17 @@ class Saved:
 
 
 class Checkpoints:
-    """A run's folder, which must be this process's own (see `lease`)."""
+    """A run's folder, which must be this process's own (see `lease`).
 
-    def __init__(self, folder: Path, *, keep: int):
-        self.folder, self.keep = folder, keep
+    `run` is the digest of the run's key, written into every checkpoint.
+    """
+
+    def __init__(self, folder: Path, *, keep: int, run: str = ""):
+        self.folder, self.keep, self.run = folder, keep, run
 
     def save(self, saved: Saved) -> None:
         """Publish a checkpoint, then drop those beyond the last `keep` and unreferenced weights."""
-        values = {"step": saved.step, "values": saved.values, "origin": saved.origin}
+        values = {"step": saved.step, "values": saved.values, "origin": saved.origin, "run": self.run}
         self._publish(
             _name("step", saved.step),
             {
@@ -151,10 +154,7 @@ class Checkpoints:
         steps = sorted(self.folder.glob("step-*"))
         for path in steps[: -self.keep]:
             shutil.rmtree(path)
-        needed: set[str] = set()
-        for path in steps[-self.keep :]:
-            for step in json.loads((path / VALUES).read_bytes())["values"]["needs"]:
-                needed.add(_name("weights", step))
+        needed = {_name("weights", step) for path in steps[-self.keep :] for step in _needs(path)}
         for path in self.folder.glob("weights-*"):
             if path.name not in needed:
                 shutil.rmtree(path)
@@ -175,7 +175,9 @@ def claim(folder: Path, key: Mapping[str, Any]) -> None:
     found = _read_key(owner)
     if found == key:
         return
-    if found is not None or list(folder.glob("step-*")):
+    if any(_run_of(path) == digest(key) for path in folder.glob("step-*")):
+        logger.warning("%s: damaged; the checkpoints say that they are this run's, so it is made anew", owner)
+    elif found is not None or list(folder.glob("step-*")):
         target = _supersede(folder, found)
         logger.warning(
             "%s: belongs to a run with other %s; moved to %s, training starts over",
@@ -184,6 +186,11 @@ def claim(folder: Path, key: Mapping[str, Any]) -> None:
             target.name,
         )
     artifacts.write_bytes(owner, artifacts.json_bytes(key))
+
+
+def digest(key: Mapping[str, Any]) -> str:
+    """A run's key as one word."""
+    return hashlib.sha256(artifacts.json_bytes(key)).hexdigest()
 
 
 def _read_key(path: Path) -> Mapping[str, Any] | None:
@@ -198,8 +205,7 @@ def _supersede(folder: Path, key: Mapping[str, Any] | None) -> Path:
     """Move a run's files into one folder named by its key, in place of the one before."""
     for old in folder.glob("superseded-*"):
         shutil.rmtree(old)
-    digest = hashlib.sha256(artifacts.json_bytes(key or {})).hexdigest()[:12]
-    target = folder / f"superseded-{digest}"
+    target = folder / f"superseded-{digest(key or {})[:12]}"
     target.mkdir(mode=artifacts.PRIVATE_FOLDER)
     for path in _run_files(folder):
         path.rename(target / path.name)
@@ -253,6 +259,22 @@ def _name(kind: str, step: int) -> str:
 def _step_of(path: Path) -> int:
     digits = path.name.partition("-")[2]
     return int(digits) if digits.isdigit() else 0
+
+
+def _run_of(path: Path) -> str | None:
+    """The digest of the run that a checkpoint says it is of; None where it is not whole."""
+    if not _is_whole(path):
+        return None
+    run: str | None = json.loads((path / VALUES).read_bytes()).get("run")
+    return run
+
+
+def _needs(path: Path) -> list[int]:
+    """Steps whose weights a checkpoint cannot do without; a damaged one is never used and needs none."""
+    try:
+        return list(json.loads((path / VALUES).read_bytes())["values"]["needs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _is_whole(path: Path) -> bool:

@@ -92,14 +92,14 @@ def fit(
             plan = plan_epoch(train_store, train, epoch=epoch, static=static)
             began = time.monotonic()
             for step in watched(state, plan.steps[state.step - starts[epoch] :], runtime, starts[-1]):
-                _stop_if_asked(state, hooks)
+                _stop_if_asked(state, train, starts, hooks)
                 labels, steps = plan.labels_per_step, starts[-1]
                 train_step(state, step, train_store, train, labels=labels, steps=steps, forward=forward)
                 if where.type == "cpu" or state.step % STEPS_BETWEEN_QUESTIONS == 0:
                     require_finite(state, train, starts)
             require_finite(state, train, starts)
             hooks.timed(epoch + 1, time.monotonic() - began, float(state.sums[:, 1].sum()))
-            _stop_if_asked(state, hooks)
+            _stop_if_asked(state, train, starts, hooks)
             _end_epoch(state, plan, valid_store, train, hooks)
 
 
@@ -118,10 +118,11 @@ def ends_after(history: list[dict[str, Any]], train: Train) -> int:
     return last
 
 
-def _stop_if_asked(state: LoopState, hooks: Hooks) -> None:
+def _stop_if_asked(state: LoopState, train: Train, starts: list[int], hooks: Hooks) -> None:
     """Save and leave, if a signal asked for it; say that the run is alive, if not."""
     hooks.beat()
     if reason := hooks.asked_to_stop():
+        require_finite(state, train, starts)
         hooks.save(state)
         raise Interrupted(
             f"training stopped by {reason} after step {state.step}; its state is saved, the same"

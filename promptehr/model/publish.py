@@ -5,7 +5,6 @@ model card; knows tokens by name, never patients.
 """
 
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,9 +36,7 @@ def publish(
 ) -> list[Path]:
     """Write the model's folder, file by file, each whole or not at all; returns the files."""
     model.generation_config = generation_defaults(model)
-    folder.parent.mkdir(parents=True, exist_ok=True, mode=artifacts.PRIVATE_FOLDER)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name, _no_bars():
-        staged = Path(name)
+    with _staged(folder) as staged, _no_bars():
         model.save_pretrained(staged)
         tokenizer(vocabulary).save_pretrained(staged)
         (staged / "README.md").write_text(card, "utf-8")
@@ -47,6 +44,20 @@ def publish(
             with artifacts.published(folder / file) as temporary:
                 shutil.copyfile(staged / file, temporary)
     return [folder / file for file in FILES]
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A private folder beside the model's; what a killed run left there and in the model's goes first."""
+    staged = folder.with_name(f".{folder.name}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True, mode=artifacts.PRIVATE_FOLDER)
+    for left in folder.glob(".*"):
+        left.unlink()
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged)
 
 
 def generation_defaults(model: PromptBartForConditionalGeneration) -> GenerationConfig:

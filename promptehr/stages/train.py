@@ -74,7 +74,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     folder = outputs.summary.parent / "checkpoints"
     with lease.held(folder) as held, signals.watched() as asked:
         checkpoint.claim(folder, key)
-        checkpoints = Checkpoints(folder, keep=train.keep_checkpoints)
+        checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=checkpoint.digest(key))
         state = start_or_resume(checkpoints, stores["train"], inputs.init_from, train, runtime, where)
         with board_of(folder, state, runtime) as board:
             hooks = hooks_for(checkpoints, train, held, asked, where, board)

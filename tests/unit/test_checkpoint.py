@@ -84,6 +84,45 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     assert ("step-00000010: skipped" in caplog.text) != is_blank
 
 
+@pytest.mark.parametrize(
+    "file", ["model.safetensors", "state.pt", "state.json", "manifest.json", "weights/model.safetensors"]
+)
+def test_any_flipped_bit_is_seen_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str
+) -> None:
+    """Bits spread over the file, the first and the last among them; blanks of the JSON are not content."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(saved(5))
+    checkpoints.save_weights(8, saved(8).weights)
+    checkpoints.save(saved(10, needs=(8,)))
+    folder = tmp_path / ("weights-00000008" if file.startswith("weights/") else "step-00000010")
+    path = folder / file.removeprefix("weights/")
+    content = path.read_bytes()
+    bits = len(content) * 8
+    for bit in sorted({0, bits - 8 * 4, *range(0, bits - 8 * 4, max(1, bits // 40))}):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        if file == "manifest.json" and content[bit // 8 : bit // 8 + 1].isspace():
+            continue
+        path.write_bytes(flipped)
+        caplog.clear()
+        found = checkpoints.newest(at_most=99)
+        assert found is not None
+        assert found.step == 5, bit
+        assert f"{folder}: skipped, " in caplog.text
+    path.write_bytes(content)
+    assert plain(checkpoints.named("step-00000010")) == plain(saved(10, needs=(8,)))
+
+
+def test_a_damaged_older_one_is_in_nobody_s_way(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (5, 10):
+        checkpoints.save(saved(step))
+    (tmp_path / "step-00000005" / "state.json").write_bytes(b"{")
+    checkpoints.save(saved(15))
+    assert names(tmp_path) == ["step-00000005", "step-00000010", "step-00000015"]
+
+
 def test_without_a_whole_one_there_is_none(tmp_path: Path) -> None:
     Checkpoints(tmp_path, keep=3).save(saved(5))
     (tmp_path / "step-00000005" / "state.pt").write_bytes(b"")
@@ -225,6 +264,20 @@ def test_another_key_moves_the_old_run_aside_and_names_what_differs(
     [second] = tmp_path.glob("superseded-*")
     assert second != first
     assert names(tmp_path) == sorted(["key.json", second.name])
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"settings": ["train.seed=3"], "data": {}, "code": {}}'])
+def test_a_damaged_key_does_not_lose_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
+    checkpoint.claim(tmp_path, KEY)
+    whole = (tmp_path / "key.json").read_bytes()
+    Checkpoints(tmp_path, keep=1, run=checkpoint.digest(KEY)).save(saved(5))
+    (tmp_path / "key.json").write_bytes(damage)
+    checkpoint.claim(tmp_path, KEY)
+    assert names(tmp_path) == ["key.json", "step-00000005"]
+    assert (tmp_path / "key.json").read_bytes() == whole
+    assert "key.json: damaged" in caplog.text
 
 
 def test_checkpoints_without_a_key_are_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from promptehr import tokens
 from promptehr.errors import NonFiniteError, SettingsError
@@ -177,6 +180,78 @@ def test_training_in_bfloat16_runs_and_keeps_float_weights() -> None:
     state = fitted(tiny_train(precision="bf16", epochs=1), patients, patients)
     assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
     assert math.isfinite(state.history[0]["valid"]["prompt"]["all"]["nll"])
+
+
+class Ordered(Dataset[Any]):
+    """The steps of the plans as ready batches, one item each; what the Trainer draws nothing from."""
+
+    def __init__(self, patients: TokenStore, train: Train, epochs: int):
+        plans = [plan_epoch(patients, train, epoch=epoch) for epoch in range(epochs)]
+        batches = [objective.prompt(patients, step.rows) for plan in plans for step in plan.steps]
+        self.items = [{**batch.inputs, "labels": batch.labels} for batch in batches]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return self.items[place]
+
+
+def test_twenty_steps_equal_the_transformers_trainer(tmp_path: Path) -> None:
+    """Oracle: transformers.Trainer on the same batches; its loss, optimiser, clipping and schedule.
+
+    All patients are of one length, so that its mean over a batch's tokens is our division.
+    """
+    pytest.importorskip("accelerate", reason="transformers.Trainer needs it")
+    patients = store(*[[[6 + i % 6, 6 + (i + 1) % 6]] for i in range(40)])
+    train = tiny_train(
+        dropout=0.0, batch_patients=4, epochs=2, conditions={"history": 0.0, "denoise": 0.0}, warmup_steps=3
+    )
+    ours, losses = started(train, patients), []
+    for epoch in range(2):
+        plan = plan_epoch(patients, train, epoch=epoch)
+        for step in plan.steps:
+            before = ours.sums.sum(0)[:2].clone()
+            loop.train_step(ours, step, patients, train, labels=plan.labels_per_step, steps=20)
+            nats, scored = (ours.sums.sum(0)[:2] - before).tolist()
+            losses.append(nats / scored)
+    assert losses == pytest.approx(trainer_losses(patients, train, tmp_path), rel=1e-5)
+
+
+def trainer_losses(patients: TokenStore, train: Train, folder: Path) -> list[float]:
+    model = started(train, patients).model
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for n, p in model.named_parameters() if is_decayed(n, p)], "weight_decay": 0.01},
+            {"params": [p for n, p in model.named_parameters() if not is_decayed(n, p)], "weight_decay": 0.0},
+        ],
+        lr=train.learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: (k + 1) / 3 if k < 3 else (20 - k) / 17)
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            max_steps=20,
+            per_device_train_batch_size=1,
+            max_grad_norm=train.max_grad_norm,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        ),
+        train_dataset=Ordered(patients, train, 2),
+        data_collator=lambda items: items[0],
+        optimizers=(optimizer, schedule),
+    )
+    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
 class Watched(TorchDispatchMode):

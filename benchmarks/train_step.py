@@ -1,0 +1,244 @@
+"""Training steps beside the naive one and the machine's own matrix product.
+
+    python benchmarks/train_step.py                    BART-base shape on this machine's CPU
+    python benchmarks/train_step.py --device cuda      the same on a GPU, with compiled graphs
+    python benchmarks/train_step.py --shape demo       the demo's model
+
+All rows train under the condition `prompt` on the same patients, so a useful token is the same thing
+in each: a decoder label that is scored. The naive step is transformers' BART, fp32, 16 patients
+padded to 256 tokens on both sides, AdamW. `peak` is a square matrix product in the same run; `share of
+peak` counts the multiplications that the useful tokens need, not those spent on padding.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import BartConfig, BartForConditionalGeneration
+
+from promptehr import tokens
+from promptehr.model import config, device, loop, objective, promptbart
+from promptehr.model.batches import TokenStore, plan_epoch
+from promptehr.settings import Train
+
+CODES = 6_000
+PADDED, NAIVE_PATIENTS = 256, 16
+SHAPES = {
+    "base": {},
+    "demo": {
+        "width": 64,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "heads": 4,
+        "feed_forward": 256,
+        "positions": 288,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to train, measured: scored labels and floating-point operations they need, per second."""
+
+    name: str
+    tokens_per_s: float
+    useful_share: float
+    flops: float
+
+
+def main() -> None:
+    chosen = arguments()
+    where = torch.device(chosen.device)
+    torch.set_num_threads(chosen.threads)
+    torch.manual_seed(1)
+    patients = store(chosen.patients, where)
+    peaks = {name: matmul_flops(kind, where, chosen.seconds) for name, kind in kinds().items()}
+    best = max(peaks, key=lambda name: peaks[name])
+    rows = [naive(patients, chosen), *(ours(patients, chosen, train) for train in recipes(chosen))]
+    print(f"{where}, {chosen.threads} threads, torch {torch.__version__}, shape {chosen.shape}")
+    print(", ".join(f"peak {name} {flops / 1e12:.3f} TFLOP/s" for name, flops in peaks.items()))
+    print(f"auto chooses {'bf16' if device.has_bf16(where) else 'fp32'}\n")
+    print(
+        f"| step | useful tokens/s | to naive | useful share | share of {best} peak |\n|---|---|---|---|---|"
+    )
+    for row in rows:
+        ratio, of_peak = row.tokens_per_s / rows[0].tokens_per_s, row.flops / peaks[best]
+        print(
+            f"| {row.name} | {row.tokens_per_s:,.0f} | {ratio:.1f} | {row.useful_share:.1%} | {of_peak:.0%} |"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--shape", choices=tuple(SHAPES), default="base")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--patients", type=int, default=4_000)
+    parser.add_argument("--seconds", type=float, default=10.0, help="measured per row, after a first step")
+    parser.add_argument("--batches", nargs="*", default=["16p", "1024t", "4096t"], metavar="16p|4096t")
+    return parser.parse_args()
+
+
+def kinds() -> dict[str, torch.dtype]:
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def recipes(chosen: argparse.Namespace) -> Iterator[Train]:
+    """Batches by number of patients (p) or by tokens (t), in the arithmetic that the hardware has."""
+    for text in chosen.batches:
+        size = int(text[:-1])
+        batch = {"batch_patients": size} if text.endswith("p") else {"batch_tokens": size}
+        yield Train.model_validate(
+            {
+                "shape": SHAPES[chosen.shape],
+                "conditions": {"prompt": 1.0, "history": 0.0, "denoise": 0.0},
+                "batch_patients": None,
+                "epochs": 1000,
+                **batch,
+            }
+        )
+
+
+def store(count: int, where: torch.device) -> TokenStore:
+    """Patients with the lengths of MIMIC-III's: median 13 tokens, mean 18.5, one in a hundred above 70."""
+    rng = np.random.default_rng(1)
+    codes = np.clip(np.exp(rng.normal(2.0, 0.85, count)), 1, PADDED - 4).astype(int)
+    sequences = [
+        [tokens.BOS, tokens.VISIT, *rng.integers(6, 6 + CODES, size), tokens.VISIT_END, tokens.END]
+        for size in codes
+    ]
+    cohort = tokens.Cohort(
+        subject_id=np.arange(count),
+        age_z=rng.normal(size=count).astype(np.float32),
+        gender_id=rng.integers(0, 2, count),
+        ethnicity_id=rng.integers(0, 6, count),
+        tokens=np.concatenate(sequences).astype(np.int64),
+        offsets=np.cumsum([0, *map(len, sequences)]),
+    )
+    return TokenStore.from_cohort(cohort, where, vocabulary_size=CODES + 8)
+
+
+# --- what is measured --------------------------------------------------------------------------
+
+
+def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
+    """transformers' BART as a first attempt trains it: everything padded to one length."""
+    train = next(recipes(chosen))
+    shape = config.from_settings(train, patients.vocabulary_size).to_dict()
+    positions = {"max_position_embeddings": max(shape["max_position_embeddings"], PADDED)}
+    model = BartForConditionalGeneration(BartConfig(**{**shape, **positions, "model_type": "bart"}))
+    model.to(patients.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    places = cycle(np.random.default_rng(2).permutation(len(patients) // NAIVE_PATIENTS * NAIVE_PATIENTS))
+
+    def step() -> int:
+        rows = torch.tensor([next(places) for _ in range(NAIVE_PATIENTS)], device=patients.device)
+        zero = torch.zeros_like(rows)
+        batch = objective.between(patients, rows, visible=zero, first=zero, widths=(PADDED, PADDED))
+        inputs = {name: value for name, value in batch.inputs.items() if not name.startswith("x_")}
+        loss = model(**inputs, labels=batch.labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return int((batch.labels != objective.NOT_SCORED).sum())
+
+    rate = tokens_per_s(step, patients.device, chosen.seconds)
+    share = float(patients.lengths.mean() - 1) / PADDED
+    return Row(
+        "naive: fp32, 16 patients padded to 256",
+        rate,
+        share,
+        rate * flops_per_token(model, float(patients.lengths.mean() - 1)),
+    )
+
+
+def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
+    """The product's own step, as `loop.fit` calls it."""
+    shape = config.from_settings(train, patients.vocabulary_size)
+    model = promptbart.start(shape, objective.log_unigram(patients), seed=1).to(patients.device)
+    state = loop.start_state(model, train)
+    static = device.compiles(train.compile, patients.device)
+    forward = loop.compiled(model) if static else model
+    plan = plan_epoch(patients, train, epoch=0, static=static)
+    labels = [int(patients.lengths[step.rows[step.present].cpu().numpy()].sum()) for step in plan.steps]
+    labels = [whole - int(step.present.sum()) for whole, step in zip(labels, plan.steps, strict=True)]
+    order = cycle(range(len(plan.steps)))
+
+    def step() -> int:
+        place = next(order)
+        mean = plan.labels_per_step
+        loop.train_step(state, plan.steps[place], patients, train, labels=mean, steps=10**6, forward=forward)
+        return labels[place]
+
+    if static:  # every shape is compiled or recorded once; a run pays for that in its first epoch
+        for _ in plan.steps:
+            step()
+    rate = tokens_per_s(step, patients.device, chosen.seconds, at_least=1 if chosen.shape == "base" else 50)
+    size = f"{train.batch_patients} patients" if train.batch_patients else f"{train.batch_tokens} tokens"
+    arithmetic = "bf16" if device.has_bf16(patients.device) else "fp32"
+    compiled = ", compiled" if static else ""
+    name = f"ours: {arithmetic}, {size}{compiled}"
+    return Row(
+        name, rate, plan.useful_share, rate * flops_per_token(model, float(patients.lengths.mean() - 1))
+    )
+
+
+def tokens_per_s(step: Callable[[], int], where: torch.device, seconds: float, *, at_least: int = 1) -> float:
+    """Scored labels over the time of the steps that fit into `seconds`, after one that does not count."""
+    step()
+    wait(where)
+    began, done, steps = time.perf_counter(), 0, 0
+    while time.perf_counter() - began < seconds or steps < at_least:
+        done += step()
+        steps += 1
+    wait(where)
+    return done / (time.perf_counter() - began)
+
+
+def flops_per_token(model: nn.Module, patients: TokenStore) -> float:
+    """Operations that a useful token needs where nothing is padded: 6 per weight and position it meets.
+
+    A patient has its labels and the prompts in the decoder, BOS, EOS and the prompts in the encoder
+    and in the cross-attention's keys and values. Attention's own products and gathers are left out.
+    """
+    labels_per_patient = float(patients.lengths.mean() - 1)
+    prompts = getattr(model.config, "prompts", 0)
+    decoder = keys = 0
+    for name, parameter in model.model.decoder.layers.named_parameters():
+        of_keys = name.endswith(("encoder_attn.k_proj.weight", "encoder_attn.v_proj.weight"))
+        decoder += parameter.numel() * (parameter.ndim > 1 and not of_keys)
+        keys += parameter.numel() * of_keys
+    encoder = sum(p.numel() for p in model.model.encoder.layers.parameters() if p.ndim > 1)
+    written = decoder * (labels_per_patient + prompts) + model.lm_head.weight.numel() * labels_per_patient
+    return 6.0 * (written + (encoder + keys) * (2 + prompts)) / labels_per_patient
+
+
+def matmul_flops(kind: torch.dtype, where: torch.device, seconds: float) -> float:
+    """Operations per second of a square product, median of repeats."""
+    size = 2048 if where.type == "cpu" else 8192
+    left, right = (torch.randn(size, size, device=where).to(kind) for _ in range(2))
+    left @ right
+    wait(where)
+    durations = []
+    began = time.perf_counter()
+    while time.perf_counter() - began < min(seconds, 3.0) or len(durations) < 3:
+        start = time.perf_counter()
+        left @ right
+        wait(where)
+        durations.append(time.perf_counter() - start)
+    return 2.0 * size**3 / statistics.median(durations)
+
+
+def wait(where: torch.device) -> None:
+    if where.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
