@@ -179,7 +179,7 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
     if static:  # every shape is compiled or recorded once; a run pays for that in its first epoch
         for _ in plan.steps:
             step()
-    rate = tokens_per_s(step, patients.device, chosen.seconds, at_least=1 if chosen.shape == "base" else 50)
+    rate = tokens_per_s(step, patients.device, chosen.seconds, at_least=1 if chosen.shape == "base" else 20)
     size = f"{train.batch_patients} patients" if train.batch_patients else f"{train.batch_tokens} tokens"
     arithmetic = "bf16" if device.has_bf16(patients.device) else "fp32"
     compiled = ", compiled" if static else ""
