@@ -422,8 +422,7 @@ def test_a_line_per_interval_tells_loss_perplexity_and_learning_rate(
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("step ")]
     assert len(lines) == 5
     assert all(
-        word in lines[0]
-        for word in ("loss", "code perplexity", "learning rate", "useful tokens/s", " left")
+        word in lines[0] for word in ("loss", "code perplexity", "learning rate", "useful tokens/s", " left")
     )
 
 
