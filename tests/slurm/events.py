@@ -2,9 +2,10 @@
 
 import os
 import signal
+import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,18 +121,22 @@ def preemption(checkout: Checkout) -> Outcome:
     site = "  train: {slurm_partition: scavenge, gres: slot}"
     checkout.edit(PROFILE, "#   train: {slurm_partition: gpu}", site)
     with cluster.ended_at_last(cluster.start(checkout, TRAINED)) as run:
-        number = cluster.running_training(checkout)
+        cluster.running_training(checkout)
         cluster.slurm(
             "sbatch", "--partition=urgent", "--gres=slot", "--mem=100", "--output=/dev/null", "--wrap=sleep 2"
         )
 
-        def requeued() -> bool:
-            return any(job["Restarts"] == "1" for job in cluster.trainings(checkout))
+        def came_back() -> bool:
+            """SLURM holds a job that it has queued again for two minutes; an operator need not."""
+            job = cluster.trainings(checkout)[0]
+            waits = job["Restarts"] == "1" and job["JobState"] == "PENDING"
+            if waits:
+                # Refused when the job has started in between.
+                with suppress(subprocess.CalledProcessError):
+                    cluster.slurm("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+            return job["Restarts"] == "1" and not waits
 
-        cluster.until(requeued, "the training job queued again")
-        # SLURM holds a job that it has queued again for two minutes; an operator need not.
-        time.sleep(2)
-        cluster.slurm("scontrol", "update", f"JobId={number}", "StartTime=now")
+        cluster.until(came_back, "the preempted job")
         return Outcome(checkout, (run.wait(),))
 
 
