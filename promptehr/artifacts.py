@@ -74,6 +74,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+def files_of(folder: Path) -> list[Path]:
+    """The files that a folder holds, sorted; not what a killed job left half written."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes; of a folder, of its files' names and digests.
 
@@ -81,8 +88,8 @@ def sha256(path: Path) -> str:
         ArtifactError: if the file is missing or unreadable.
     """
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
-        return hashlib.sha256("".join(f"{f.name} {sha256(f)}\n" for f in files).encode()).hexdigest()
+        names = "".join(f"{file.name} {sha256(file)}\n" for file in files_of(path))
+        return hashlib.sha256(names.encode()).hexdigest()
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

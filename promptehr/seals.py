@@ -61,11 +61,11 @@ class Job:
 
 
 def jobs(settings: Settings) -> list[Job]:
-    """Every job behind the report, in pipeline order, and the report."""
+    """Every job behind the report, in pipeline order, and the report; not parts of a job."""
     return [
         Job(stage, name, for_experiment(settings, name) if name else settings, _seal(stage, name, settings))
         for stage in STAGES
-        if stage.name != "simulate" or settings.source.kind == "simulate"
+        if not stage.part_of and (stage.name != "simulate" or settings.source.kind == "simulate")
         for name in _experiments(stage, settings)
     ]
 

@@ -321,6 +321,8 @@ class Generate(Section):
     """The trained model, a baseline (by sex and age band), or the planted copier."""
     patients: Count | None = None
     """Patients to generate; null: as many as the training split has."""
+    parts: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Jobs that a model's patients are divided among; the merged file is the same for any number."""
     seed: Seed = 1
     """Seed of demographics and sampling."""
     temperature: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
@@ -467,8 +469,11 @@ class Settings(Section):
     """Named variations; each reruns only train, generate and evaluate_*."""
 
 
-# Keys whose value says where something lies, not what it is: the content decides staleness.
-NOT_IN_KEY = frozenset({"source.path", "train.init_from", "generate.demographics", "generate.histories"})
+# Keys whose value says where something lies, not what it is, so that the content decides staleness;
+# and into how many jobs the work is divided, which changes no byte.
+NOT_IN_KEY = frozenset(
+    {"source.path", "train.init_from", "generate.demographics", "generate.histories", "generate.parts"}
+)
 
 # How often and which weights are kept does not change a single one of them.
 NOT_IN_RUN_KEY = frozenset(
@@ -517,7 +522,7 @@ def for_experiment(settings: Settings, name: str) -> Settings:
 
 def stage_sections(stage: str, settings: Settings) -> dict[str, Any]:
     """The sections in a stage's key, by name: its own and the shared ones."""
-    return {name: getattr(settings, name) for name in (stage, *BY_NAME[stage].shared)}
+    return {name: getattr(settings, name) for name in (BY_NAME[stage].section, *BY_NAME[stage].shared)}
 
 
 def assignments(stage: str, settings: Settings) -> list[str]:
@@ -545,7 +550,7 @@ def from_assignments(stage: str, given: Iterable[str]) -> Settings:
     Raises:
         SettingsError: for text without `=`, a key outside the stage's sections, a bad value.
     """
-    allowed = (stage, *BY_NAME[stage].shared)
+    allowed = (BY_NAME[stage].section, *BY_NAME[stage].shared)
     merged: dict[str, Any] = {}
     for text in given:
         key, equals, value = text.partition("=")

@@ -24,6 +24,7 @@ class Stage:
         shared: Top-level settings in its key besides its own section.
         scope: `experiment` where each experiment has its own copy.
         runtime: Whether it takes `--device` and `--threads`.
+        part_of: The stage that merges its files, whose section of settings it has.
         resumes: Whether it keeps checkpoints, under a lease of its own.
     """
 
@@ -35,6 +36,11 @@ class Stage:
     scope: Scope = "cohort"
     runtime: bool = False
     resumes: bool = False
+    part_of: str | None = None
+
+    @property
+    def section(self) -> str:
+        return self.part_of or self.name
 
     @property
     def module(self) -> str:
@@ -43,6 +49,7 @@ class Stage:
 
 RECORDS = ("train", "valid", "test", "records_ledger")
 SHARDS = ("index", "shards_ledger", "vocabulary", "vocabulary_ledger")
+PEOPLE = ("model?", "train_summary?", *SHARDS, "demographics?", "histories?")
 SYNTHETIC = ("synthetic", "generate_summary")
 
 STAGES = (
@@ -87,9 +94,18 @@ STAGES = (
         resumes=True,
     ),
     Stage(
+        "generate_part",
+        "Sample some blocks of a model's synthetic patients; generate merges the parts.",
+        inputs=PEOPLE,
+        outputs=("part", "part_summary"),
+        scope="experiment",
+        runtime=True,
+        part_of="generate",
+    ),
+    Stage(
         "generate",
         "Sample synthetic patients from a trained model, a baseline or a planted copier.",
-        inputs=("model?", "train_summary?", *SHARDS, "demographics?", "histories?"),
+        inputs=(*PEOPLE, "parts*", "part_summaries*"),
         outputs=("synthetic", "summary"),
         scope="experiment",
         runtime=True,

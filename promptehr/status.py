@@ -119,7 +119,9 @@ def inputs(job: Job, recorded: Mapping[str, str]) -> dict[str, Path]:
         "model?": has_model,
         **{f"{name}?": bool(path) for name, path in given.items()},
     }
-    names = [n.rstrip("?") for n in job.stage.inputs if there.get(n, True) and not _is_ledger(n.rstrip("?"))]
+    wanted = [name.rstrip("?") for name in job.stage.inputs if there.get(name, True)]
+    # Parts are on the way from the inputs to the output and gone when it is there.
+    names = [name for name in wanted if not _is_ledger(name) and not name.endswith("*")]
     found = {name: Path(given.get(name) or _produced(name, job)) for name in names}
     if job.stage.name == "train" and settings.train.init_from:
         found |= {f"init_from/{name}": Path(settings.train.init_from) / name for name in OF_BART}

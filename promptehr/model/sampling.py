@@ -43,17 +43,24 @@ class Written:
 
 
 def blocks(
-    model: PromptBartForConditionalGeneration, people: TokenStore, settings: Generate, *, continues: bool
+    model: PromptBartForConditionalGeneration,
+    people: TokenStore,
+    settings: Generate,
+    numbers: range,
+    *,
+    continues: bool,
 ) -> Iterator[Written]:
-    """Generate for every person of the store, block after block.
+    """Generate for the persons of the store in these blocks, one after the other.
 
     Args:
         model: In evaluation mode, on the store's device.
         people: Demographics, and histories where they are continued.
         settings: Seed, temperature, top-k, top-p.
+        numbers: Blocks of 256 consecutive persons, from 0; a block's records are its own affair.
         continues: Whether the encoder sees the whole record and the decoder writes what follows.
     """
-    for number, start in enumerate(range(0, len(people), BLOCK)):
+    for number in numbers:
+        start = number * BLOCK
         rows = torch.arange(start, min(start + BLOCK, len(people)), device=people.device)
         batch = (
             objective.history(people, rows, objective.visits(people, rows))
@@ -217,4 +224,5 @@ def joined(written: list[Ints], histories: list[Ints] | None = None) -> tuple[In
     before = [np.array([BOS])] * len(written) if histories is None else [h[:-1] for h in histories]
     records = [np.concatenate(pair) for pair in zip(before, written, strict=True)]
     offsets = np.concatenate([[0], np.cumsum([len(record) for record in records])]).astype(np.int64)
-    return np.concatenate(records).astype(np.int64), offsets
+    # A part of a small cohort may have no patients.
+    return np.concatenate([np.empty(0, np.int64), *records]).astype(np.int64), offsets

@@ -133,7 +133,7 @@ def open_inputs(inputs: Inputs) -> Vocabulary:
         raise ArtifactError(f"{inputs.model}: no model folder; run train")
     artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
     artifacts.open_sealed(inputs.shards_ledger, schemas.LEDGER, "shards", inputs.index)
-    files = [path for path in sorted(inputs.model.iterdir()) if path.is_file()]
+    files = artifacts.files_of(inputs.model)
     artifacts.open_sealed(inputs.train_summary, schemas.SUMMARY, "train", *files)
     return Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
 

@@ -5,7 +5,7 @@ are continued. Writes records whose ids start at 2^40, so that no real patient h
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from promptehr import artifacts, baselines, schemas, tokens
+from promptehr import artifacts, baselines, parts, schemas, tokens
 from promptehr.errors import ArtifactError, InputError, SettingsError
 from promptehr.settings import Generate, Runtime, Settings
 from promptehr.tokens import BOS, END, ETHNICITIES, GENDERS, Cohort, Ints, Vocabulary
@@ -38,6 +38,8 @@ class Inputs:
     vocabulary_ledger: Path
     demographics: Path | None
     histories: Path | None
+    parts: tuple[Path, ...] = ()
+    part_summaries: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,37 +59,67 @@ class Generated:
 
 
 def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) -> None:
-    """Generate by the method of the settings and publish."""
+    """Generate by the method of the settings, or merge what parts generated, and publish."""
+    table, told = (
+        parts.merged(inputs.parts, inputs.part_summaries, read_files(inputs), settings)
+        if inputs.parts
+        else sampled(inputs, settings, runtime, of_part=lambda blocks: blocks)
+    )
+    artifacts.write_table(outputs.synthetic, table, schemas.SYNTHETIC)
+    artifacts.write_sealed(
+        outputs.summary,
+        {"method": settings.generate.method, **told},
+        schemas.SUMMARY,
+        stage="generate",
+        settings=settings,
+        inputs=read_files(inputs),
+        files=[outputs.synthetic],
+    )
+    logger.info("%s patients by %s", table.num_rows, settings.generate.method)
+
+
+def read_files(inputs: Inputs) -> dict[str, Path]:
+    """What the patients depend on, by option; parts are on the way and no matter of their own."""
+    return {name: path for name, path in vars(inputs).items() if isinstance(path, Path)}
+
+
+def sampled(
+    inputs: Inputs, settings: Settings, runtime: Runtime, *, of_part: Callable[[range], range]
+) -> tuple[pa.Table, dict[str, int]]:
+    """Records and what the summary tells of them.
+
+    Args:
+        inputs: What to generate from.
+        settings: Method and its numbers.
+        runtime: Device and threads of a model.
+        of_part: All numbers of blocks to those that a part of the model's work has.
+    """
     artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
     artifacts.open_sealed(inputs.shards_ledger, schemas.LEDGER, "shards", inputs.index)
     vocabulary = Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
     index = artifacts.read_json(inputs.index, schemas.INDEX)
     train_rows = sum(shard["rows"] for shard in index["splits"]["train"])
     people = conditioned_on(inputs, vocabulary, settings.generate, default_patients=train_rows)
-    generate = {"model": from_model, "copy": from_records}.get(settings.generate.method, from_baseline)
-    generated = generate(inputs, people, vocabulary, settings.generate, runtime)
-    table = to_records(generated.cohort, vocabulary)
-    artifacts.write_table(outputs.synthetic, table, schemas.SYNTHETIC)
-    read = {name: path for name, path in vars(inputs).items() if path is not None}
-    artifacts.write_sealed(
-        outputs.summary,
-        {"method": settings.generate.method, **counts(generated.cohort), **generated.facts},
-        schemas.SUMMARY,
-        stage="generate",
-        settings=settings,
-        inputs=read,
-        files=[outputs.synthetic],
-    )
-    logger.info("%s patients by %s", table.num_rows, settings.generate.method)
+    if settings.generate.method == "model":
+        generated = from_model(inputs, people, vocabulary, settings.generate, runtime, of_part)
+    else:
+        generate = from_records if settings.generate.method == "copy" else from_baseline
+        generated = generate(inputs, people, vocabulary, settings.generate)
+    return to_records(generated.cohort, vocabulary), {**counts(generated.cohort), **generated.facts}
 
 
 # --- methods -----------------------------------------------------------------------------------
 
 
 def from_model(
-    inputs: Inputs, people: Cohort, vocabulary: Vocabulary, settings: Generate, runtime: Runtime
+    inputs: Inputs,
+    people: Cohort,
+    vocabulary: Vocabulary,
+    settings: Generate,
+    runtime: Runtime,
+    of_part: Callable[[range], range],
 ) -> Generated:
-    """Records that the trained model writes for the people."""
+    """Records that the trained model writes for the people of some blocks, or of all."""
     # Baselines need none of this, and importing it takes seconds.
     from promptehr import model as promptbart
     from promptehr.model import device, sampling
@@ -96,10 +128,8 @@ def from_model(
 
     if inputs.model is None or inputs.train_summary is None:
         raise SettingsError("generate.method: model needs --model and --train-summary; or choose a baseline")
-    files = (
-        [path for path in sorted(inputs.model.iterdir()) if path.is_file()] if inputs.model.is_dir() else []
-    )
-    artifacts.open_sealed(inputs.train_summary, schemas.SUMMARY, "train", *files)
+    sealed = artifacts.files_of(inputs.model)
+    artifacts.open_sealed(inputs.train_summary, schemas.SUMMARY, "train", *sealed)
     where = device.decide(runtime)
     trained = promptbart.load(inputs.model, where)
     if trained.config.vocab_size != vocabulary.size:
@@ -109,20 +139,19 @@ def from_model(
     store = TokenStore.from_cohort(people, where, vocabulary_size=vocabulary.size)
     continues = inputs.histories is not None
     written, closed = [], 0
-    total = -(-len(people) // sampling.BLOCK)
-    blocks = sampling.blocks(trained, store, settings, continues=continues)
-    for block in steps(blocks, total=total, what="blocks of 256 patients", every_s=runtime.log_every_s):
+    numbers = of_part(range(-(-len(people) // sampling.BLOCK)))
+    blocks = sampling.blocks(trained, store, settings, numbers, continues=continues)
+    what = "blocks of 256 patients"
+    for block in steps(blocks, total=len(numbers), what=what, every_s=runtime.log_every_s):
         written += block.tokens
         closed += block.closed
+    people = _slice(people, numbers.start * sampling.BLOCK, numbers.stop * sampling.BLOCK)
     flat, offsets = sampling.joined(written, _split(people) if continues else None)
     return Generated(_with_tokens(people, flat, offsets), {"closed_at_limit": closed})
 
 
-def from_baseline(
-    inputs: Inputs, people: Cohort, vocabulary: Vocabulary, settings: Generate, runtime: Runtime
-) -> Generated:
+def from_baseline(inputs: Inputs, people: Cohort, vocabulary: Vocabulary, settings: Generate) -> Generated:
     """Records drawn from the unigram by sex and age band, or from the bigram."""
-    del runtime
     name: baselines.Name = "bigram" if settings.method == "bigram" else "demographic_unigram"
     train, valid = (
         Cohort.from_shards(artifacts.read_split(inputs.index, split)) for split in ("train", "valid")
@@ -133,15 +162,13 @@ def from_baseline(
     return Generated(_with_tokens(people, drawn.tokens, drawn.offsets), {"closed_at_limit": drawn.closed})
 
 
-def from_records(
-    inputs: Inputs, people: Cohort, vocabulary: Vocabulary, settings: Generate, runtime: Runtime
-) -> Generated:
+def from_records(inputs: Inputs, people: Cohort, vocabulary: Vocabulary, settings: Generate) -> Generated:
     """Real records under new ids, a share of them from the training split: a planted leak.
 
     Raises:
         SettingsError: if there are fewer records than asked for.
     """
-    del runtime, vocabulary
+    del vocabulary
     splits = {
         s: Cohort.from_shards(artifacts.read_split(inputs.index, s)) for s in ("train", "valid", "test")
     }
@@ -332,6 +359,19 @@ def without_unknown(cohort: Cohort, vocabulary: Vocabulary) -> Cohort:
 
 def _with_tokens(people: Cohort, flat: Ints, offsets: Ints) -> Cohort:
     return Cohort(people.subject_id, people.age_z, people.gender_id, people.ethnicity_id, flat, offsets)
+
+
+def _slice(cohort: Cohort, start: int, stop: int) -> Cohort:
+    """The patients from `start` up to `stop`, or up to the last."""
+    offsets = cohort.offsets[start : stop + 1]
+    return Cohort(
+        subject_id=cohort.subject_id[start:stop],
+        age_z=cohort.age_z[start:stop],
+        gender_id=cohort.gender_id[start:stop],
+        ethnicity_id=cohort.ethnicity_id[start:stop],
+        tokens=cohort.tokens[offsets[0] : offsets[-1]],
+        offsets=offsets - offsets[0],
+    )
 
 
 def _split(cohort: Cohort) -> list[Ints]:

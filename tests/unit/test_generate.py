@@ -175,3 +175,15 @@ def test_a_damaged_model_is_refused(inputs: generate.Inputs, tmp_path: Path) -> 
             made(inputs, tmp_path)
     finally:
         weights.write_bytes(content)
+
+
+def test_what_a_killed_trainer_left_in_the_models_folder_is_no_part_of_it(
+    inputs: generate.Inputs, tmp_path: Path
+) -> None:
+    assert inputs.model is not None
+    left = inputs.model / ".model.safetensors.abcd1234"
+    left.touch()
+    try:
+        assert made(inputs, tmp_path, patients=3)[0].num_rows == 3
+    finally:
+        left.unlink()

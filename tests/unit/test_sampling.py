@@ -36,11 +36,10 @@ def empty_people(count: int) -> TokenStore:
 
 def generate(count: int, *, positions: int = 48, **settings: float) -> tuple[Ints, Ints, int]:
     """Tokens, offsets, and records closed at the limit."""
-    blocks = list(
-        sampling.blocks(
-            model(positions=positions), empty_people(count), Generate(**settings), continues=False
-        )
-    )
+    numbers = range(-(-count // sampling.BLOCK))
+    people = empty_people(count)
+    writer = model(positions=positions)
+    blocks = list(sampling.blocks(writer, people, Generate(**settings), numbers, continues=False))
     tokens, offsets = sampling.joined([record for block in blocks for record in block.tokens])
     return tokens, offsets, sum(block.closed for block in blocks)
 
@@ -103,7 +102,7 @@ def test_first_codes_have_the_probabilities_of_the_model() -> None:
 def test_a_history_is_continued_with_visits_or_ends_at_once() -> None:
     patients = [[[6, 7], [8]], [[9]]] * 30
     people = store(*patients)
-    blocks = list(sampling.blocks(model(), people, Generate(), continues=True))
+    blocks = list(sampling.blocks(model(), people, Generate(), range(1), continues=True))
     histories = [np.array(sequence(visits)) for visits in patients]
     tokens, offsets = sampling.joined([r for block in blocks for r in block.tokens], histories)
     records = visits_of(tokens, offsets)

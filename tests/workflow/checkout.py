@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = str(Path(sys.executable).parent / "snakemake")
+PROMPTEHR = str(Path(sys.executable).parent / "promptehr")
 PARTS = ("Snakefile", "config.yaml", "workflow", "profiles", "promptehr")
 
 
@@ -37,6 +38,20 @@ class Checkout:
             stdin=subprocess.DEVNULL,
             text=True,
             timeout=timeout,
+            check=False,
+        )
+
+    def promptehr(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a subcommand that reads settings here, with this folder's package."""
+        overlays = [word for name in self.settings for word in ("--configfile", name)]
+        return subprocess.run(
+            [PROMPTEHR, command, *words, *overlays],
+            cwd=self.folder,
+            env=environment(self.folder),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
             check=False,
         )
 

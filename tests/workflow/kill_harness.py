@@ -36,7 +36,7 @@ train:
   batch_patients: 16
   warmup_steps: 2
   checkpoint_every: 1
-generate: {patients: 300}
+generate: {patients: 300, parts: 2}
 evaluate_likelihood: {bootstrap: 100}
 evaluate_fidelity: {bootstrap: 100, fresh_patients: 500}
 evaluate_utility: {bootstrap: 100, min_positives: 3}
@@ -49,7 +49,7 @@ MARK = "PROMPTEHR_KILL_HARNESS"
 MOST_PROGRAMS = 3
 MEAN_DELAY_S = 1.0
 READING_S = 4.0
-WITHOUT = ("bigram", "memoriser")
+WITHOUT = ("unigram", "bigram", "memoriser")
 ORPHANS_END_S = 120.0
 # A command may be refused while an orphan trains; each try takes seconds.
 MOST_STARTS = 60
@@ -110,7 +110,7 @@ class Harness:
             )
             hit = self.kill_one(main.pid) if doomed and self.lives_to_its_moment(main) else None
             # A rule's death ends Snakemake by itself, after the jobs beside it.
-            status = main.wait(ORPHANS_END_S + 300)
+            status = main.wait(1800)
         return status, log.read_text("utf-8"), hit
 
     def lives_to_its_moment(self, main: "subprocess.Popen[bytes]") -> bool:
@@ -188,7 +188,7 @@ def prepared(folder: Path, seed: int) -> Harness:
     lines = (folder / "config.yaml").read_text("utf-8").splitlines(keepends=True)
     kept = [line for line in lines if not line.startswith(tuple(f"  {name}:" for name in WITHOUT))]
     (folder / "config.yaml").write_text("".join(kept), "utf-8")
-    done = checkout.snakemake(*COMMAND, timeout=600)
+    done = checkout.snakemake(*COMMAND, timeout=1800)
     assert done.returncode == 0, done.stdout[-4000:]
     return Harness(checkout, random.Random(seed), artifacts(folder / "results"))
 

