@@ -14,7 +14,8 @@ def bare(names: tuple[str, ...]) -> list[str]:
 
 def test_the_stages_stand_in_pipeline_order() -> None:
     assert list(BY_NAME) == [
-        *("simulate", "ingest", "records", "vocabulary", "shards", "train", "generate"),
+        *("simulate", "ingest", "records", "vocabulary", "shards", "train"),
+        *("generate_part", "generate"),
         *("evaluate_likelihood", "evaluate_fidelity", "evaluate_utility", "evaluate_privacy", "report"),
     ]
     assert stage("records").module == "promptehr.stages.records"
@@ -25,7 +26,7 @@ def test_a_row_can_be_options_fields_and_sections(row: Stage) -> None:
     names = [*bare(row.inputs), *bare(row.outputs)]
     assert len(set(names)) == len(names)
     assert all(name.isidentifier() and not keyword.iskeyword(name) for name in names)
-    assert {row.name, *row.shared} <= Settings.model_fields.keys()
+    assert {row.section, *row.shared} <= Settings.model_fields.keys()
     assert row.outputs
     assert not any(name.endswith(("?", "*")) for name in row.outputs)
 
