@@ -263,6 +263,8 @@ class Train(Section):
     init_from: str | None = None
     """Folder of a local BART checkpoint whose transformer weights, not embeddings, training starts from;
     null starts at random."""
+    pointer_width: Annotated[int, Field(ge=0, le=1024)] = 16
+    """Width of the attention that points at codes of earlier visits; 0 points at none."""
     conditions: Conditions = Conditions()
     """Mix of training conditions."""
     corruption: Corruption = Corruption()

@@ -21,6 +21,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
         prompt_width: Width of the space in which a feature is embedded before the map to d_model.
         numeric_features: Columns of x_num; the pipeline's one is age in standard units.
         categorical_features: Categories of each column of x_cat: gender, ethnicity.
+        pointer_width: Width of the attention that points at codes of earlier visits; 0 points at none.
     """
 
     model_type = "prompt_bart"
@@ -29,6 +30,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
     prompt_width: int = 128
     numeric_features: int = 1
     categorical_features: tuple[int, ...] | list[int] = (len(tokens.GENDERS), len(tokens.ETHNICITIES))
+    pointer_width: int = 0
     pad_token_id: int | None = tokens.PAD
     bos_token_id: int | None = tokens.BOS
     eos_token_id: int | list[int] | None = tokens.END
@@ -63,5 +65,6 @@ def from_settings(train: Train, vocabulary_size: int) -> PromptBartConfig:
         dropout=train.dropout,
         prompt_length=train.prompt.length,
         prompt_width=train.prompt.width,
+        pointer_width=train.pointer_width,
         **sizes,
     )

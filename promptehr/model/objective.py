@@ -257,10 +257,13 @@ def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
 def smoothing_nll(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean of -log P over the tokens that can be written, [N, L]; 0 where nothing is scored.
 
-    The part of a smoothed loss that does not depend on the label.
+    The part of a smoothed loss that does not depend on the label. Codes that the visit has already
+    cannot be written.
     """
-    log_p = logits.float().log_softmax(-1)[..., tokens.VISIT : logits.shape[-1] - 2]
-    return -log_p.mean(-1) * (labels != NOT_SCORED)
+    log_p = logits.float().log_softmax(-1)
+    possible = log_p > NEVER / 2
+    mean = (log_p * possible).sum(-1) / possible.sum(-1)
+    return -mean * (labels != NOT_SCORED)
 
 
 def log_unigram(store: TokenStore) -> Tensor:

@@ -7,6 +7,7 @@ cache after the first step, and no logits are returned for them.
 Shapes: B patients, S encoder tokens, L decoder tokens, P prompts, D width, V vocabulary.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ from transformers.utils import logging as transformers_logging
 from promptehr.errors import ArtifactError
 from promptehr.model.config import PromptBartConfig
 from promptehr.model.prompt import Prompts
+from promptehr.model.repeats import CLOSED, Places, Repeats
+from promptehr.tokens import FIRST_CODE
+
+
+@dataclass
+class Encoded(BaseModelOutput):  # type: ignore[misc]  # transformers is not typed
+    """What the encoder saw: states [B, P + S, D], and the ids [B, S] that codes are pointed at by."""
+
+    visible_ids: Tensor | None = None
 
 
 class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is not typed
@@ -41,12 +51,13 @@ class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is n
         x_num: Tensor | None = None,
         x_cat: Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput:
+    ) -> Encoded:
         """[B, S] ids or [B, S, D] embeddings, [B, S] mask to states [B, P + S, D]."""
         embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         embeds = with_prompts(embeds, self.prompts, x_num, x_cat)
         mask = of_keys(lengthened(attention_mask, embeds.shape[1]), self.config)
-        return super().forward(inputs_embeds=embeds, attention_mask=mask, **kwargs)
+        states = super().forward(inputs_embeds=embeds, attention_mask=mask, **kwargs)
+        return Encoded(**states, visible_ids=input_ids)
 
 
 class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type: ignore[misc]
@@ -63,6 +74,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         super().__init__(config)
         self.model.encoder = PromptBartEncoder(config)
         self.decoder_prompts = prompts_of(config)
+        self.repeats = Repeats(width=config.pointer_width, d_model=config.d_model)
         self.post_init()
 
     def forward(
@@ -77,9 +89,10 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         use_cache: bool | None = None,
         x_num: Tensor | None = None,
         x_cat: Tensor | None = None,
+        written_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """Logits [B, L, V] of the token after each decoder token.
+        """Log-probabilities [B, L, V] of the token after each decoder token.
 
         Args:
             input_ids: [B, S] BOS, visible visits, EOS, padding.
@@ -94,6 +107,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             use_cache: Whether to return the cache.
             x_num: [B, 1] age in standard units.
             x_cat: [B, 2] gender and ethnicity ids.
+            written_ids: [B, tokens with the cached ones] all decoder tokens, where there is a cache.
             **kwargs: What transformers passes on to encoder and decoder.
         """
         kwargs.pop("return_dict", None)
@@ -120,8 +134,15 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             use_cache=False if labels is not None else use_cache,
             **kwargs,
         )
-        written = outputs.last_hidden_state[:, -decoder_input_ids.shape[1] :]  # without the prompts
-        logits = self.lm_head(written) + self.final_logits_bias
+        last = outputs.last_hidden_state[:, -decoder_input_ids.shape[1] :]  # without the prompts
+        logits = self._with_repeats(
+            self.lm_head(last) + self.final_logits_bias,
+            last,
+            decoder_input_ids,
+            written=written_ids,
+            visible=encoder_outputs.get("visible_ids"),
+            cached=past > 0,
+        )
         return Seq2SeqLMOutput(
             loss=None
             if labels is None
@@ -135,6 +156,31 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             encoder_hidden_states=encoder_outputs.get("hidden_states"),
             encoder_attentions=encoder_outputs.get("attentions"),
         )
+
+    def _with_repeats(
+        self,
+        logits: Tensor,
+        states: Tensor,
+        new: Tensor,
+        *,
+        written: Tensor | None,
+        visible: Tensor | None,
+        cached: bool,
+    ) -> Tensor:
+        """[B, L, V] log-probabilities that heed what is already written."""
+        if written is None:
+            if cached:
+                raise ValueError("a cache needs written_ids: all decoder tokens so far")
+            written = new
+        visible = new[:, :0] if visible is None else visible
+        places = Places.of(written, visible, new.shape[1], codes=self.config.vocab_size - FIRST_CODE - 2)
+        embeddings = self.model.shared(places.ids) if self.repeats.width else None
+        found: Tensor = self.repeats(logits, states, places, embeddings)
+        return found
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """transformers' own, with all tokens written so far beside the new ones."""
+        return {**super().prepare_inputs_for_generation(input_ids, **kwargs), "written_ids": input_ids}
 
 
 def prompts_of(config: PromptBartConfig) -> Prompts | None:
@@ -167,6 +213,8 @@ def start(config: PromptBartConfig, log_unigram: Tensor, *, seed: int) -> Prompt
         for prompts in (model.model.encoder.prompts, model.decoder_prompts):
             if prompts is not None:
                 _start_prompts(prompts, std=config.init_std)
+        if model.repeats.width:
+            nn.init.constant_(model.repeats.gate.bias, CLOSED)
     model.final_logits_bias.copy_(log_unigram)
     model.train()
     return model

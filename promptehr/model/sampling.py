@@ -96,13 +96,14 @@ def write(
     )
     mask, cache = batch.attention_mask, None
     alive = torch.arange(size, device=device)
-    last = torch.full((size, 1), BOS, device=device)
+    so_far = torch.full((size, 1), BOS, device=device)
     written: list[Tensor] = []
     while len(alive):
         output = model(
             encoder_outputs=states,
             attention_mask=mask,
-            decoder_input_ids=last,
+            decoder_input_ids=so_far[:, -1:],
+            written_ids=so_far,
             past_key_values=cache,
             use_cache=True,
             x_num=batch.x_num[alive],
@@ -121,9 +122,11 @@ def write(
         if going.double().mean() < DROP_BELOW:
             keep = going.nonzero()[:, 0]
             cache.batch_select_indices(keep)
-            states.last_hidden_state = states.last_hidden_state[keep]
-            alive, mask, chosen = alive[keep], mask[keep], chosen[keep]
-        last = chosen[:, None]
+            states.last_hidden_state, states.visible_ids = (
+                kept[keep] for kept in (states.last_hidden_state, states.visible_ids)
+            )
+            alive, mask, so_far, chosen = alive[keep], mask[keep], so_far[keep], chosen[keep]
+        so_far = torch.cat([so_far, chosen[:, None]], dim=1)
     return Written(_until_end(torch.stack(written, dim=1)), closed=int(grammar.closed.sum()))
 
 

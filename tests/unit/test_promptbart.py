@@ -19,9 +19,12 @@ from tests.model_builders import tiny_train
 SIZE = 40
 
 
-def tiny(prompt_length: int = 2, *, spread: float = 0.3) -> PromptBartForConditionalGeneration:
+def tiny(
+    prompt_length: int = 2, *, spread: float = 0.3, pointer_width: int = 4
+) -> PromptBartForConditionalGeneration:
     """A model whose weights are large enough that every input matters."""
-    train = tiny_train(prompt={"length": prompt_length, "width": 8}, dropout=0.0)
+    prompt = {"length": prompt_length, "width": 8}
+    train = tiny_train(prompt=prompt, dropout=0.0, pointer_width=pointer_width)
     model = promptbart.start(from_settings(train, SIZE), torch.zeros(SIZE), seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -41,7 +44,7 @@ def inputs(count: int = 3) -> dict[str, Tensor]:
 
 
 def test_bart_base_shape_has_its_known_number_of_parameters() -> None:
-    train = Train.model_validate({"prompt": {"length": 0}})
+    train = Train.model_validate({"prompt": {"length": 0}, "pointer_width": 0})
     with torch.device("meta"):
         model = PromptBartForConditionalGeneration(from_settings(train, 236))
     assert sum(parameter.numel() for parameter in model.parameters()) == 100_998_144
@@ -93,15 +96,18 @@ def test_a_model_with_prompts_needs_demographics() -> None:
         tiny(1)(**given, decoder_input_ids=torch.tensor([[1]] * 3))
 
 
-def test_without_prompts_it_is_bart() -> None:
-    model = tiny(0)
+def test_without_prompts_and_pointer_it_is_bart_that_repeats_no_code() -> None:
+    model = tiny(0, pointer_width=0)
     bart = BartForConditionalGeneration(model.config).eval()
     bart.load_state_dict(model.state_dict())
     given = {name: inputs()[name] for name in ("input_ids", "attention_mask")}
-    decoder = torch.tensor([[1, 3, 7], [1, 3, 9], [1, 3, 4]])
-    assert torch.equal(
-        model(**given, decoder_input_ids=decoder).logits, bart(**given, decoder_input_ids=decoder).logits
-    )
+    decoder = torch.tensor([[1, 3, 7, 8], [1, 3, 9, 4], [1, 3, 4, 3]])
+    ours = model(**given, decoder_input_ids=decoder).logits
+    theirs = bart(**given, decoder_input_ids=decoder).logits
+    theirs[:, :, tokens.PAD] = -1e4
+    for row, step, code in ((0, 2, 7), (0, 3, 7), (0, 3, 8), (1, 2, 9), (1, 3, 9)):
+        theirs[row, step, code] = -1e4
+    assert torch.allclose(ours, theirs.log_softmax(-1), atol=1e-5)
 
 
 def test_padding_of_the_encoder_changes_nothing() -> None:
@@ -131,11 +137,19 @@ def test_token_by_token_with_cache_equals_all_at_once() -> None:
             attention_mask=inputs()["attention_mask"],
             encoder_outputs=encoded,
             decoder_input_ids=decoder[:, place : place + 1],
+            written_ids=decoder[:, : place + 1],
             past_key_values=step.past_key_values,
             use_cache=True,
         )
         stepped.append(step.logits)
     assert torch.allclose(torch.cat(stepped, dim=1), whole, atol=1e-5)
+
+
+def test_a_cache_needs_all_that_is_written() -> None:
+    model, decoder = tiny(), torch.tensor([[1, 3, 7]] * 3)
+    cache = model(**inputs(), decoder_input_ids=decoder[:, :2], use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="a cache needs written_ids"):
+        model(**inputs(), decoder_input_ids=decoder[:, 2:], past_key_values=cache)
 
 
 @pytest.mark.parametrize("prompt_length", [0, 2])

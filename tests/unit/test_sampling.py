@@ -76,7 +76,10 @@ def test_cached_steps_score_what_one_pass_scores() -> None:
         whole = trained(**batch.inputs, use_cache=False).logits
         cache, steps = None, []
         for place in range(batch.decoder_input_ids.shape[1]):
-            inputs = batch.inputs | {"decoder_input_ids": batch.decoder_input_ids[:, place : place + 1]}
+            inputs = batch.inputs | {
+                "decoder_input_ids": batch.decoder_input_ids[:, place : place + 1],
+                "written_ids": batch.decoder_input_ids[:, : place + 1],
+            }
             output = trained(**inputs, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             steps.append(output.logits)

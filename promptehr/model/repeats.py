@@ -1,0 +1,100 @@
+"""What is already written, and what it does to the next token: no code twice in a visit, old codes again.
+
+Turns logits, decoder states and token ids into log-probabilities. Codes of the visit being
+written are ruled out, as generation does, so that a model is not charged for what it can never
+write. Codes of earlier visits, among them those the encoder sees, may be pointed at: hospital
+visits repeat chronic codes, and a small model has too few patients with two visits to learn
+every code's own repetition.
+
+    P(code) = (1 - g) softmax(logits) + g sum of attention over earlier places that hold the code
+
+Shapes: B patients, L new decoder tokens of T so far, S encoder tokens, V vocabulary, D width,
+C = S + T places that can be pointed at.
+
+Source of the mixture: See, Liu and Manning, pointer-generator networks, ACL 2017, section 2.2.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from promptehr.tokens import FIRST_CODE, PAD, VISIT
+
+# Its exponential is 0 in float32, exactly.
+NEVER = -1.0e4
+# A gate this far below 0 begins at 2 %: a model that has learned nothing repeats next to nothing.
+CLOSED = -4.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where codes stand, seen from each new token.
+
+    Attributes:
+        ids: [B, C] tokens of the encoder, then of the decoder.
+        used: [B, L, T] decoder places in the same visit, up to the token itself.
+        earlier: [B, L, C] places whose code may be pointed at.
+        recent: [B, L, C] those of the visit before.
+        open: [B, L] whether a code may follow: in a visit.
+    """
+
+    ids: Tensor
+    used: Tensor
+    earlier: Tensor
+    recent: Tensor
+    open: Tensor
+
+    @classmethod
+    def of(cls, written: Tensor, visible: Tensor, new: int, codes: int) -> "Places":
+        """From [B, T] decoder ids, [B, S] encoder ids and the number of codes; for the last `new` tokens."""
+        is_code = [(ids >= FIRST_CODE) & (ids < FIRST_CODE + codes) for ids in (visible, written)]
+        seen, begun = ((ids == VISIT).cumsum(1) for ids in (visible, written))
+        now = begun[:, -new:, None]  # [B, L, 1]
+        order = torch.arange(written.shape[1], device=written.device)
+        before = order <= order[-new:, None]  # [L, T]
+        inside = is_code[1][:, None]
+        used = inside & before & (begun[:, None] == now)
+        earlier = torch.cat([is_code[0][:, None].expand(-1, new, -1), inside & (begun[:, None] < now)], dim=2)
+        # To the first visit written, the visit before is the last one seen.
+        last_seen = (seen == seen[:, -1:])[:, None] & (now == 1)
+        recent = torch.cat([last_seen, begun[:, None] == now - 1], dim=2) & earlier
+        last = written[:, -new:]
+        is_open = (last == VISIT) | (last >= FIRST_CODE)
+        return cls(torch.cat([visible, written], dim=1), used, earlier, recent, is_open)
+
+
+class Repeats(nn.Module):
+    """The mixture of the module's docstring; `width` of the attention, 0 for no pointing at all."""
+
+    def __init__(self, *, width: int, d_model: int):
+        super().__init__()
+        self.width = width
+        if width:
+            self.query = nn.Linear(d_model, width, bias=False)
+            self.key = nn.Linear(d_model, width, bias=False)
+            self.gate = nn.Linear(d_model, 1)
+            self.recency = nn.Linear(1, 1, bias=False)
+
+    def forward(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
+        """[B, L, V] logits, [B, L, D] states and [B, C, D] embeddings of the places to log-probabilities."""
+        written = places.ids[:, -places.used.shape[2] :]
+        # What is not used sends PAD there, which is never written anyway.
+        logits = logits.float().scatter(2, torch.where(places.used, written[:, None], PAD), NEVER)
+        if not self.width or embeddings is None:
+            return logits.log_softmax(-1)
+        where = places.ids[:, None].expand(-1, logits.shape[1], -1)  # [B, L, C]
+        may = places.earlier & places.open[..., None] & (logits.gather(2, where) > NEVER)
+        scores = self.query(states) @ self.key(embeddings).transpose(1, 2) / self.width**0.5
+        scores = scores.float() + self.recency.weight.float() * places.recent
+        attention = scores.masked_fill(~may, NEVER).softmax(-1) * may
+        gate = torch.where(may.any(2), self.gate(states).float()[..., 0], NEVER)[..., None]
+        own = logits.log_softmax(-1) + nn.functional.logsigmoid(-gate)
+        # A code's attention is that of all its places; the mixture is written at the first of them.
+        same = (places.ids[:, :, None] == places.ids[:, None]).float()  # [B, C, C]
+        pointed = (attention @ same).clamp(min=1e-30).log() + nn.functional.logsigmoid(gate)
+        plain = own.gather(2, where)
+        first = same.cumsum(1).diagonal(dim1=1, dim2=2) == 1
+        kept = first[:, None] & (plain > NEVER / 2)
+        mixed = torch.where(kept, torch.logaddexp(plain, pointed), torch.full_like(plain, NEVER))
+        return own.scatter(2, torch.where(kept, where, PAD), mixed)
