@@ -56,7 +56,7 @@ def test_the_page_shows_default_range_and_meaning() -> None:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_key_has_a_meaning(stage: Stage) -> None:
-    section = type(getattr(Settings(), stage.name))
+    section = type(getattr(Settings(), stage.section))
     assert [name for name, field in section.model_fields.items() if not field.description] == []
 
 
