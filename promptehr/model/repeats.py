@@ -92,7 +92,9 @@ class Repeats(nn.Module):
         own = logits.log_softmax(-1) + nn.functional.logsigmoid(-gate)
         # A code's attention is that of all its places; the mixture is written at the first of them.
         same = (places.ids[:, :, None] == places.ids[:, None]).float()  # [B, C, C]
-        pointed = (attention @ same).clamp(min=1e-30).log() + nn.functional.logsigmoid(gate)
+        # In bfloat16 the shares of a code's places would not add up to 1.
+        with torch.autocast(logits.device.type, enabled=False):
+            pointed = (attention @ same).clamp(min=1e-30).log() + nn.functional.logsigmoid(gate)
         plain = own.gather(2, where)
         first = same.cumsum(1).diagonal(dim1=1, dim2=2) == 1
         kept = first[:, None] & (plain > NEVER / 2)

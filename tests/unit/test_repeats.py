@@ -96,6 +96,13 @@ def test_the_mixture_is_the_formula() -> None:
     assert torch.allclose(found.exp().sum(-1), torch.ones(3, 9), atol=1e-6)
 
 
+def test_probabilities_sum_to_one_in_bfloat16_too() -> None:
+    states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = module()(logits(), states, places(), embeddings)
+    assert torch.allclose(found.exp().sum(-1), torch.ones(3, 9), atol=1e-6)
+
+
 def test_gradients_are_those_of_the_formula() -> None:
     repeats, at = module(), places()
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
