@@ -55,7 +55,7 @@ def check(lines: Iterable[Line]) -> None:
     Raises:
         SettingsError: naming the line of the profile and what the cluster has instead.
     """
-    partitions = _answer("sinfo", "--noheader", "--format=%R")
+    partitions = _partitions()
     if partitions is None:
         raise SettingsError(
             "sinfo: no SLURM answers here; start on the cluster's login node, or run with"
@@ -68,6 +68,15 @@ def check(lines: Iterable[Line]) -> None:
             _check_accounts(line)
         elif line.name == "slurm_extra":
             _check_mail(line)
+
+
+def answers() -> bool:
+    """Whether there is a cluster to ask: a dry run may be made far from it."""
+    return _partitions() is not None
+
+
+def _partitions() -> list[str] | None:
+    return _answer("sinfo", "--noheader", "--format=%R")
 
 
 def _check_partitions(line: Line, known: set[str]) -> None:

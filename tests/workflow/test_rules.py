@@ -87,7 +87,7 @@ def test_a_rules_files_are_the_stages_options_in_order(
     runtime = [*Settings().runtime.model_dump()] if stage.runtime else []
     for words in commands[stage.name]:
         given = options(words)
-        optional = {name.rstrip("?") for name in stage.inputs if name.endswith("?")} - set(given)
+        optional = {name.rstrip("?*") for name in stage.inputs if name[-1] in "?*"} - set(given)
         assert given == [
             *(name for name in bare(stage.inputs) if name not in optional),
             *bare(stage.outputs),

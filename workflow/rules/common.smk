@@ -11,7 +11,6 @@ import shlex
 import sys
 from base64 import urlsafe_b64encode
 from pathlib import Path
-from shutil import which
 
 from promptehr import locks, provenance, slurm
 from promptehr.errors import PromptEHRError
@@ -335,8 +334,7 @@ def take_results():
 
 if workflow.is_main_process and not any(word.startswith(LOOKS) for word in sys.argv[1:]):
     announce()
-    # A dry run may be made far from the cluster.
-    if uses_slurm() and not (workflow.output_settings.dryrun and which("sinfo") is None):
+    if uses_slurm() and (not workflow.output_settings.dryrun or slurm.answers()):
         checked(slurm.check, site_lines())
     LOCK = None if workflow.output_settings.dryrun else take_results()
     if uses_slurm() and LOCK:
