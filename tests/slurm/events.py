@@ -65,10 +65,13 @@ def without_network(checkout: Checkout) -> None:
 
 
 def failure(checkout: Checkout) -> Outcome:
-    """Training finds in its job that the model is too small for the sequences."""
+    """Training finds in its job that the model is too small for the sequences.
+
+    The profile would try four times, with minutes of polling between; once tells the same.
+    """
     checkout = checkout.with_settings("train: {shape: {positions: 20}}\n")
     with_mail(checkout)
-    with cluster.ended_at_last(cluster.start(checkout, TRAINED)) as run:
+    with cluster.ended_at_last(cluster.start(checkout, TRAINED, "--retries", "0")) as run:
         return Outcome(checkout, (run.wait(),))
 
 
