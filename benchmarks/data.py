@@ -370,13 +370,13 @@ def table_of_parts(parts: Mapping[str, Sequence[float]]) -> Iterable[str]:
         yield f"| {name} | {1000 * median(seconds):.1f} | {median(seconds) / whole:.1%} |"
 
 
-def put_into(path: Path, text: str) -> None:
+def put_into(path: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace what stands between the two marks of a Markdown file."""
-    before, _, rest = path.read_text().partition(BEGIN)
-    _, mark, after = rest.partition(END)
+    before, _, rest = path.read_text().partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise SystemExit(f"{path}: has no lines {BEGIN} and {END}; add them where the tables go")
-    path.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+        raise SystemExit(f"{path}: has no lines {begin} and {end}; add them where the tables go")
+    path.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 # --- command line ------------------------------------------------------------------------------

@@ -80,14 +80,17 @@ class Baseline:
         another = (tokens == VISIT) & (place.visits_so_far > 0)
         scores[another] = np.log1p(-end[another])
         contexts = self.contexts(cohort)[is_code]
-        scores[is_code] = np.log1p(-stop[is_code]) + self._code(contexts, tokens[is_code] - FIRST_CODE)
+        scores[is_code] = np.log1p(-stop[is_code]) + self.code_log_probs(
+            contexts, tokens[is_code] - FIRST_CODE
+        )
         return scores
 
     def contexts(self, cohort: Cohort) -> Ints:
         """[T] the context of each token."""
         return _contexts(self.name, cohort, age_mean=self.age_mean, age_spread=self.age_spread)
 
-    def _code(self, contexts: Ints, codes: Ints) -> Array:
+    def code_log_probs(self, contexts: Ints, codes: Ints) -> Array:
+        """Natural-log probability of each code, from 0 to N-1, in its context, given that a code follows."""
         seen = np.asarray(self.counts[contexts, codes]).ravel()
         total = np.asarray(self.counts.sum(1)).ravel()[contexts]
         smoothed: Array = np.log((seen + self.strength * self.unigram[codes]) / (total + self.strength))

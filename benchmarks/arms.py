@@ -1,0 +1,291 @@
+"""One way to train, from a training split to log-probabilities of the test tokens, kept once it is done.
+
+An arm is the demo's settings with some of them changed and, where the product has no setting, with
+something replaced while it trains. Every arm goes through the product's own loop: the same batches,
+schedule, clipping, and choice of the epoch on the validation split.
+"""
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from benchmarks import rivals
+from benchmarks.cohort import Splits
+from promptehr.metrics.likelihood import Array
+from promptehr.model import config, loop, objective, promptbart, scoring
+from promptehr.model.batches import Step, TokenStore, derived_seed
+from promptehr.model.repeats import Repeats
+from promptehr.model.state import Hooks, LoopState
+from promptehr.settings import Runtime, Train
+from promptehr.tokens import FIRST_CODE, VISIT, VISIT_END, Cohort
+
+DEMO = Path(__file__).parent.parent / "profiles/demo/settings.yaml"
+BATCH_TOKENS = 8192
+
+Build = Callable[[TokenStore, Train], nn.Module]
+Around = Callable[[], contextlib.AbstractContextManager[Any]]
+
+
+def ours(store: TokenStore, train: Train) -> nn.Module:
+    """The product's model as its train stage starts it."""
+    shape = config.from_settings(train, store.vocabulary_size)
+    seed = derived_seed(train.seed, "weights")
+    return promptbart.start(shape, objective.log_unigram(store), seed=seed)
+
+
+def as_recorded(cohort: Cohort) -> Cohort:
+    """Codes in the order of SEQ_NUM."""
+    return cohort
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        title: What stands in the table.
+        changes: Of the train settings; groups are merged.
+        build: Model in training mode, on the CPU; may draw from torch's global generator.
+        around: What is replaced while it trains.
+        order: What becomes of each split before anything sees it.
+        ruled: Whether the model is scored a second time, with codes of the visit ruled out.
+    """
+
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    build: Build = ours
+    around: Around = contextlib.nullcontext
+    order: Callable[[Cohort], Cohort] = as_recorded
+    ruled: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of one arm, seed and learning rate.
+
+    Attributes:
+        log_prob: [T] of the test tokens under the condition `prompt`, as trained.
+        ruled: The same with codes of the visit ruled out; None where that is the model's own rule.
+        valid_nll: Nats per code on the validation split, of the best epoch.
+        epoch: The best one, from 1.
+        parameters: Numbers that training changes.
+        seconds: Of processor time in training and its validations.
+    """
+
+    log_prob: Array
+    ruled: Array | None
+    valid_nll: float
+    epoch: int
+    parameters: int
+    seconds: float
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+
+def demo(seed: int, *changes: Mapping[str, Any]) -> Train:
+    """The demo's train settings with changes, later ones winning."""
+    merged: dict[str, Any] = {**yaml.safe_load(DEMO.read_text())["train"], "seed": seed}
+    for change in changes:
+        for name, value in change.items():
+            both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+            merged[name] = {**merged[name], **value} if both else value
+    return Train.model_validate(merged)
+
+
+# --- one run -----------------------------------------------------------------------------------
+
+
+def kept(folder: Path, key: Mapping[str, Any], arm: Arm, train: Train, cohort: Splits) -> Run:
+    """The run of this key out of the folder, or a new one, which is put there."""
+    whole = {"arm": arm.title, "train": train.model_dump(mode="json", exclude_defaults=True), **key}
+    name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{name}.npz"
+    if not path.exists():
+        found = run(arm, train, cohort)
+        folder.mkdir(parents=True, exist_ok=True)
+        stored = {name: value for name, value in vars(found).items() if value is not None}
+        partial = path.with_suffix(".part.npz")
+        np.savez(partial, **stored)
+        partial.rename(path)
+    with np.load(path) as file:
+        return Run(
+            log_prob=file["log_prob"],
+            ruled=file.get("ruled"),
+            valid_nll=float(file["valid_nll"]),
+            epoch=int(file["epoch"]),
+            parameters=int(file["parameters"]),
+            seconds=float(file["seconds"]),
+        )
+
+
+def run(arm: Arm, train: Train, cohort: Splits) -> Run:
+    """Train and score."""
+    size = cohort.vocabulary.size
+    splits = {name: arm.order(getattr(cohort, name)) for name in ("train", "valid", "test")}
+    stores = {
+        name: TokenStore.from_cohort(split, "cpu", vocabulary_size=size) for name, split in splits.items()
+    }
+    began = time.process_time()
+    with torch.random.fork_rng(devices=[]), arm.around():
+        torch.manual_seed(derived_seed(train.seed, "weights"))
+        state = fitted(arm.build(stores["train"], train), stores["train"], stores["valid"], train)
+    seconds = time.process_time() - began
+    best = next(record for record in state.history if record["step"] == state.best_step)
+    return Run(
+        log_prob=scored(state.model, splits["test"], stores["test"]),
+        ruled=with_rule(state.model, splits["test"], stores["test"]) if arm.ruled else None,
+        valid_nll=best["valid"]["prompt"]["codes"]["nll"],
+        epoch=best["epoch"],
+        parameters=rivals.parameters(state.model),
+        seconds=seconds,
+    )
+
+
+def fitted(model: nn.Module, patients: TokenStore, valid: TokenStore, train: Train) -> LoopState:
+    """The state after the last epoch, with the weights of the best one."""
+    state = loop.start_state(model.train(), train)  # type: ignore[arg-type]  # rivals stand in for ours
+    best: dict[str, Tensor] = {}
+
+    def keep(state: LoopState) -> None:
+        best.update({name: value.clone() for name, value in state.model.state_dict().items()})
+
+    hooks = Hooks(
+        save=lambda _: None,
+        save_weights=keep,
+        beat=lambda: None,
+        asked_to_stop=lambda: None,
+        timed=lambda *_: None,
+        noted=lambda _: None,
+    )
+    loop.fit(state, patients, valid, train, Runtime(), hooks)
+    state.model.load_state_dict(best)
+    state.model.eval()
+    return state
+
+
+def scored(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
+    """[T] log-probabilities when generating."""
+    options = {"batch_tokens": BATCH_TOKENS, "seed": 1}
+    return scoring.score(model, cohort, store, "prompt", **options).log_prob  # type: ignore[arg-type]
+
+
+def with_rule(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
+    """The same of a model that was trained without it: codes of the visit so far are ruled out."""
+    own, model.repeats = model.repeats, Repeats(width=0, d_model=1)  # type: ignore[assignment]
+    found = scored(model, cohort, store)
+    model.repeats = own
+    return found
+
+
+# --- what can be replaced ----------------------------------------------------------------------
+
+
+def unruled(build: Build) -> Build:
+    """A plain softmax: neither rule."""
+
+    def plain(store: TokenStore, train: Train) -> nn.Module:
+        model = build(store, train)
+        model.repeats = rivals.Unruled()
+        return model
+
+    return plain
+
+
+def may_repeat(store: TokenStore, train: Train) -> nn.Module:
+    """Ours, but a code may come twice in a visit."""
+    model = ours(store, train)
+    free = rivals.MayRepeat(width=train.pointer_width, d_model=train.shape.width)
+    free.load_state_dict(model.repeats.state_dict())
+    model.repeats = free
+    return model
+
+
+def flat_start(store: TokenStore, train: Train) -> nn.Module:
+    """Ours, but without the log-unigram: tokens that can be written start alike."""
+    model = ours(store, train)
+    bias = model.final_logits_bias
+    assert isinstance(bias, Tensor)
+    bias[..., VISIT : store.mask] = 0.0
+    return model
+
+
+def copying() -> contextlib.AbstractContextManager[Any]:
+    """Input = labels: the encoder is shown the record that the decoder has to write."""
+
+    def shown(store: TokenStore, step: Step, *_: Any) -> objective.Batch:
+        return objective.copy(store, step.rows)
+
+    return mock.patch.object(objective, "training", shown)
+
+
+def constant_rate() -> contextlib.AbstractContextManager[Any]:
+    """The peak to the end, after the warm-up."""
+
+    def rate(step: int, _: int, train: Train) -> float:
+        return train.learning_rate * min(1.0, (step + 1) / max(1, train.warmup_steps))
+
+    return mock.patch.object(loop, "learning_rate", rate)
+
+
+def cosine_rate() -> contextlib.AbstractContextManager[Any]:
+    """Half a cosine to 0 after the warm-up."""
+
+    def rate(step: int, steps: int, train: Train) -> float:
+        if step < train.warmup_steps:
+            return train.learning_rate * (step + 1) / train.warmup_steps
+        done = (step - train.warmup_steps) / max(1, steps - train.warmup_steps)
+        return train.learning_rate * 0.5 * (1.0 + float(np.cos(np.pi * done)))
+
+    return mock.patch.object(loop, "learning_rate", rate)
+
+
+@contextlib.contextmanager
+def averaged(decay: float) -> Iterator[None]:
+    """Epochs are judged, and weights kept, by the moving average of the weights after each step."""
+    step, end = loop.train_step, loop._end_epoch
+    mean: dict[str, Tensor] = {}
+
+    def train_step(state: LoopState, *arguments: Any, **options: Any) -> None:
+        step(state, *arguments, **options)
+        reached = min(decay, state.step / (state.step + 10))  # so that the first weights are soon forgotten
+        for name, value in state.model.state_dict().items():
+            mean.setdefault(name, value.clone()).lerp_(value, 1.0 - reached)
+
+    def end_epoch(state: LoopState, *arguments: Any) -> None:
+        own = {name: value.clone() for name, value in state.model.state_dict().items()}
+        state.model.load_state_dict(mean)
+        end(state, *arguments)
+        state.model.load_state_dict(own)
+
+    with mock.patch.object(loop, "train_step", train_step), mock.patch.object(loop, "_end_epoch", end_epoch):
+        yield
+
+
+def shuffled(cohort: Cohort) -> Cohort:
+    """Codes of each visit in random order, always the same one."""
+    tokens = cohort.tokens
+    rng = np.random.default_rng(1)
+    is_code = (tokens >= FIRST_CODE) & (tokens != VISIT_END)
+    visit = np.cumsum(tokens == VISIT)
+    order = np.lexsort((rng.random(len(tokens)), visit))
+    changed = tokens.copy()
+    changed[is_code] = tokens[order][is_code[order]]
+    return replace(cohort, tokens=changed)
+
+
+def split_of(patients: int, train: int, valid: int) -> Sequence[str]:
+    """The assignment that gives about so many patients to training and validation, the rest to test."""
+    shares = {"train": train / patients, "valid": valid / patients}
+    return [f"records.split={json.dumps({**shares, 'test': 1.0 - sum(shares.values())})}"]

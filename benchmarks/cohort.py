@@ -1,0 +1,159 @@
+"""Simulated cohorts for the benchmarks of the model: the splits, and what is known of the test patients.
+
+Runs the product's own data stages, so that tokens, splits and optimum are the product's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import data
+from promptehr import artifacts, baselines, schemas
+from promptehr.baselines import Baseline
+from promptehr.metrics import likelihood
+from promptehr.metrics.likelihood import Array, Bools, Classes, Scores
+from promptehr.stages import evaluate_likelihood
+from promptehr.tokens import BOS, FIRST_CODE, VISIT, Cohort, Vocabulary
+
+STAGES = ("simulate", "ingest", "records", "vocabulary", "shards")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """One simulated cohort.
+
+    Attributes:
+        train: What is learned from.
+        valid: What chooses.
+        test: What is reported.
+        vocabulary: The codes of the training split.
+        optimum: Of the test tokens under the true process.
+        demographic: Of the test tokens under the demographic unigram.
+    """
+
+    train: Cohort
+    valid: Cohort
+    test: Cohort
+    vocabulary: Vocabulary
+    optimum: Scores
+    demographic: Scores
+
+    @property
+    def codes(self) -> Bools:
+        """[T] which tokens of the test split count: its known codes."""
+        return Classes.of(self.test, self.vocabulary).codes
+
+
+def simulated(folder: Path, patients: int, seed: int, *others: str) -> Splits:
+    """A cohort of its own for each seed, with that seed's split.
+
+    Args:
+        folder: Where the stages write.
+        patients: Of all three splits together.
+        seed: Of the simulation and of the split.
+        *others: Further settings, as `records.split={...}`.
+    """
+    seeds = (f"simulate.patients={patients}", f"simulate.seed={seed}", f"records.seed={seed}")
+    for stage in STAGES:
+        data.stage(stage, folder, *(text for text in (*seeds, *others) if text.startswith(f"{stage}.")))
+    files = {name: folder / place for name, place in data.FILES.items()}
+    vocabulary = Vocabulary.from_document(artifacts.read_json(files["vocabulary"], schemas.VOCABULARY))
+    splits = {
+        name: Cohort.from_shards(artifacts.read_split(files["index"], name))
+        for name in ("train", "valid", "test")
+    }
+    inputs = evaluate_likelihood.Inputs(
+        model=folder,  # no file of a model is read for the optimum
+        train_summary=folder,
+        index=files["index"],
+        shards_ledger=folder / "shards/ledger.json",
+        vocabulary=files["vocabulary"],
+        vocabulary_ledger=files["vocabulary_ledger"],
+        process=files["process"],
+        test=files["test"],
+        records_ledger=files["records_ledger"],
+    )
+    known = evaluate_likelihood.optimum(inputs, splits["test"], vocabulary)
+    assert known.scores is not None, known.reason
+    counted = baselines.fit("demographic_unigram", splits["train"], splits["valid"], vocabulary)
+    demographic = Scores(counted.log_probs(splits["test"]), known.scores.scored)
+    return Splits(**splits, vocabulary=vocabulary, optimum=known.scores, demographic=demographic)
+
+
+def without_repeats(baseline: Baseline, cohort: Cohort) -> Array:
+    """[T] log-probabilities of a baseline that gives codes of the visit so far no probability.
+
+    The other codes share what is left; when visits and records end stays as it is.
+    """
+    tokens = cohort.tokens
+    is_code = (tokens >= FIRST_CODE) & (tokens < FIRST_CODE + len(baseline.unigram))
+    visit = np.cumsum((tokens == VISIT) | (tokens == BOS))
+    contexts = baseline.contexts(cohort)
+    taken = np.zeros(len(tokens))
+    for back in count(1):
+        here = np.flatnonzero(is_code[back:] & is_code[:-back] & (visit[back:] == visit[:-back])) + back
+        if not len(here):
+            break
+        taken[here] += np.exp(baseline.code_log_probs(contexts[here], tokens[here - back] - FIRST_CODE))
+    found: Array = baseline.log_probs(cohort) - np.where(is_code, np.log1p(-taken), 0.0)
+    return found
+
+
+# --- what is said of a distribution ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Test patients of several seeds, one after the other.
+
+    Attributes:
+        nats: [B] of each patient's codes, one distribution.
+        codes: [B] known codes of each patient.
+        gained: [B] nats that it has less than the demographic unigram.
+        possible: [B] nats that the optimum has less.
+        by_seed: NLL per code of each seed.
+    """
+
+    nats: Array
+    codes: Array
+    gained: Array
+    possible: Array
+    by_seed: tuple[float, ...]
+
+    @classmethod
+    def of(cls, scores: Sequence[Array], cohorts: Sequence[Splits]) -> "Judged":
+        """From [T] log-probabilities of each cohort's test tokens."""
+        columns: list[tuple[Array, ...]] = []
+        for log_prob, cohort in zip(scores, cohorts, strict=True):
+            columns.append(
+                tuple(
+                    likelihood.per_patient(values, cohort.codes, cohort.test)
+                    for values in (
+                        -log_prob,
+                        np.ones(len(log_prob)),
+                        log_prob - cohort.demographic.log_prob,
+                        cohort.optimum.log_prob - cohort.demographic.log_prob,
+                    )
+                )
+            )
+        nats, codes, gained, possible = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return cls(nats, codes, gained, possible, tuple(float(c[0].sum() / c[1].sum()) for c in columns))
+
+    @property
+    def nll(self) -> float:
+        """Nats per code."""
+        return float(self.nats.sum() / self.codes.sum())
+
+    @property
+    def gap_closed(self) -> float:
+        """Share of the way from the demographic unigram to the optimum."""
+        return float(self.gained.sum() / self.possible.sum())
+
+    def above(self, other: "Judged", *, resamples: int = 2_000) -> tuple[float, list[float]]:
+        """Nats per code more than another distribution has, and the 95 % paired patient bootstrap."""
+        more = self.nats - other.nats
+        drawn = likelihood.Resamples(len(more), resamples=resamples, seed=1).ratio(more, self.codes)
+        return float(more.sum() / self.codes.sum()), likelihood.interval(drawn)

@@ -1,0 +1,194 @@
+"""The comparison of models at a tiny size: what each arm is, and what the table says of it."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import arms, cohort, comparison, rivals
+from benchmarks.cohort import Judged, Splits
+from promptehr import baselines
+from promptehr.metrics.likelihood import Scores
+from promptehr.model import loop, objective
+from promptehr.model.batches import TokenStore
+from promptehr.tokens import BOS, FIRST_CODE, VISIT, Vocabulary
+from tests.model_builders import CODES, SIZE, random_patients
+from tests.model_builders import cohort as patients
+
+VOCABULARY = Vocabulary(CODES, age_mean=50.0, age_spread=20.0, demographics=())
+TINY = {
+    "shape": {"width": 8, "heads": 2, "feed_forward": 16, "positions": 64},
+    "prompt": {"width": 4},
+    "epochs": 1,
+    "batch_patients": 8,
+}
+
+
+def splits() -> Splits:
+    train, valid, test = (
+        patients(*random_patients(count, seed=seed)) for seed, count in enumerate((24, 8, 8))
+    )
+    everything = np.ones(len(test.tokens), dtype=bool)
+    optimum, demographic = (Scores(np.full(len(everything), nats), everything) for nats in (-1.0, -3.0))
+    return Splits(train, valid, test, VOCABULARY, optimum, demographic)
+
+
+# --- rivals ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in comparison.ARMS if name != "copying"])
+def test_an_arm_sees_no_token_before_it_writes_it(name: str) -> None:
+    train = arms.demo(1, comparison.ARMS[name].changes, TINY, {"dropout": 0.0})
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    model = comparison.ARMS[name].build(store, train).eval()
+    batch = objective.prompt(store, torch.arange(4))
+    changed = batch.decoder_input_ids.clone()
+    changed[:, 3:] = torch.where(changed[:, 3:] == 0, 0, FIRST_CODE)
+    inputs = {**batch.inputs, "decoder_input_ids": changed}
+    before, after = model(**batch.inputs).logits, model(**inputs).logits
+    assert torch.equal(before[:, :3].argmax(-1), after[:, :3].argmax(-1))
+    assert torch.allclose(before[:, :3], after[:, :3], atol=1e-5)
+    assert not torch.allclose(before[:, 3:], after[:, 3:], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(comparison.ARMS))
+def test_an_arm_is_a_distribution_and_starts_near_the_unigram(name: str) -> None:
+    train = arms.demo(1, comparison.ARMS[name].changes, TINY)
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    model = comparison.ARMS[name].build(store, train).eval()
+    logits = model(**objective.prompt(store, torch.arange(4)).inputs).logits
+    assert torch.allclose(logits.exp().sum(-1), torch.ones(logits.shape[:2]), atol=1e-4)
+    first = logits[:, 0].exp()
+    assert torch.allclose(first, objective.log_unigram(store).softmax(0).expand_as(first), atol=0.05)
+
+
+def test_only_the_rule_keeps_a_rival_from_repeating_a_code() -> None:
+    train = arms.demo(1, comparison.ARMS["gpt2"].changes, TINY)
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    plain = comparison.ARMS["gpt2"].build(store, train).eval()
+    written = torch.tensor([[BOS, VISIT, 7, 8]])
+    inputs = {"x_num": store.x_num[:1], "x_cat": store.x_cat[:1], "decoder_input_ids": written}
+    assert (plain(**inputs).logits[0, 3, [7, 8]].exp() > 0.01).all()
+    plain.repeats = rivals.pointing(train.model_copy(update={"pointer_width": 0}))
+    assert plain(**inputs).logits[0, 3, [7, 8]].exp().tolist() == [0.0, 0.0]
+
+
+def test_rivals_are_about_as_large_as_our_model() -> None:
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    train = arms.demo(1)
+    wanted = rivals.parameters(arms.ours(store, train))
+    for name in ("lstm", "gpt2"):
+        assert rivals.parameters(comparison.ARMS[name].build(store, train)) == pytest.approx(wanted, rel=0.1)
+
+
+# --- counting ----------------------------------------------------------------------------------
+
+
+def test_ruled_baselines_share_what_used_codes_leave() -> None:
+    cohorts = splits()
+    for name in baselines.NAMES:
+        fit = baselines.fit(name, cohorts.train, cohorts.valid, VOCABULARY)
+        record = patients([[7, 8, 9]])
+        plain, ruled = fit.log_probs(record), cohort.without_repeats(fit, record)
+        contexts = fit.contexts(record)
+        share = [
+            np.exp(fit.code_log_probs(contexts[place : place + 1], np.array([code - FIRST_CODE])))[0]
+            for place, code in ((3, 7), (4, 7), (4, 8))
+        ]
+        expected = plain - [0, 0, 0, np.log1p(-share[0]), np.log1p(-share[1] - share[2]), 0, 0]
+        assert ruled == pytest.approx(expected)
+
+
+def test_judged_by_hand() -> None:
+    """Two patients of one code each, two seeds: 2 nats against 3 by counting and 1 at best."""
+    one = splits()
+    each = Judged.of([np.full(len(one.test.tokens), -2.0)] * 2, [one, one])
+    assert (each.nll, each.gap_closed, each.by_seed) == (2.0, 0.5, (2.0, 2.0))
+    other = Judged.of([np.full(len(one.test.tokens), -2.5)] * 2, [one, one])
+    assert other.above(each) == (0.5, [0.5, 0.5])
+
+
+# --- what is replaced while an arm trains ------------------------------------------------------
+
+
+def test_the_copying_arm_shows_the_answer_and_puts_the_objective_back() -> None:
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    train = arms.demo(1, comparison.ARMS["copying"].changes, TINY)
+    step = loop.plan_epoch(store, train, epoch=0).steps[0]
+    own = objective.training
+    with arms.copying():
+        shown = objective.training(store, step, train.corruption, torch.Generator())
+    assert torch.equal(shown.input_ids, objective.copy(store, step.rows).input_ids)
+    assert objective.training is own
+
+
+@pytest.mark.parametrize(
+    ("around", "rates"), [(arms.constant_rate, [0.5, 1, 1]), (arms.cosine_rate, [0.5, 1, 0.5])]
+)
+def test_schedules(around: type[AbstractContextManager[None]], rates: list[float]) -> None:
+    train = arms.demo(1, {"learning_rate": 1.0, "warmup_steps": 2})
+    with around():
+        assert [loop.learning_rate(step, 6, train) for step in (0, 2, 4)] == pytest.approx(rates)
+
+
+def test_shuffling_keeps_each_visit_s_codes() -> None:
+    before = patients([[7, 8, 9, 10, 11], [6, 7, 8]], [[9, 10, 11, 6]])
+    after = arms.shuffled(before)
+    assert not np.array_equal(before.tokens, after.tokens)
+    visit = np.cumsum(before.tokens == VISIT)
+    for number in range(4):
+        assert sorted(before.tokens[visit == number]) == sorted(after.tokens[visit == number])
+
+
+def test_averaging_keeps_the_mean_of_the_weights() -> None:
+    one = splits()
+    stores = [TokenStore.from_cohort(each, "cpu", vocabulary_size=SIZE) for each in (one.train, one.valid)]
+    train = arms.demo(1, TINY, {"warmup_steps": 0, "learning_rate": 0.02})
+
+    def weights() -> torch.Tensor:
+        model = arms.fitted(arms.ours(stores[0], train), *stores, train).model
+        return model.state_dict()["model.shared.weight"]
+
+    last = weights()
+    with arms.averaged(0.0):
+        assert torch.equal(weights(), last)
+    with arms.averaged(0.9):
+        mean = weights()
+    assert 0.001 < float((mean - last).abs().max()) < 0.1
+
+
+# --- the whole script --------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_per_distribution_and_runs_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"{comparison.BEGIN}\n{comparison.END}\n")
+    given = [
+        "--seeds",
+        "1",
+        "2",
+        "--patients",
+        "120",
+        "--epochs",
+        "1",
+        "--rates",
+        "2e-3",
+        "--arms",
+        "lstm",
+        "ours",
+    ]
+    given += ["--work", str(tmp_path / "work"), "--into", str(page)]
+    comparison.main(given)
+    first = capsys.readouterr().out
+    rows = [line.split(" | ")[0] for line in first.splitlines() if line.startswith("| ")]
+    titles = ["unigram", "demographic unigram", "bigram", "LSTM", "**this model**", "exact optimum"]
+    assert rows == [f"| {title}" for title in ("distribution", *titles)]
+    assert len({line.count("|") for line in first.splitlines() if line.startswith("|")}) == 1
+    assert page.read_text() == f"{comparison.BEGIN}\n{first.rstrip()}\n{comparison.END}\n"
+    assert len(list((tmp_path / "work").glob("*.npz"))) == 4
+    comparison.main(given)
+    assert capsys.readouterr().out == first
