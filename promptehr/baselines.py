@@ -21,14 +21,24 @@ import scipy.optimize
 import scipy.sparse
 
 from promptehr.errors import ArtifactError
-from promptehr.tokens import BOS, END, FIRST_CODE, GENDERS, VISIT, VISIT_END, Cohort, Ints, Vocabulary
+from promptehr.tokens import (
+    AGE_BANDS,
+    BOS,
+    END,
+    FIRST_CODE,
+    GENDERS,
+    VISIT,
+    VISIT_END,
+    Cohort,
+    Ints,
+    Vocabulary,
+)
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Name = Literal["unigram", "demographic_unigram", "bigram"]
 NAMES: tuple[Name, ...] = ("unigram", "demographic_unigram", "bigram")
 
-AGE_BANDS = (0.0, 1.0, 18.0, 40.0, 55.0, 70.0, 85.0)  # first year of each
 MOST_VISITS_APART = 8  # visits counted apart in P(END); more behave alike
 
 

@@ -216,13 +216,14 @@ PROCESS = Document(
 
 VOCABULARY = Document(
     name="vocabulary",
-    version=1,
+    version=2,
     meaning="tokens and demographics of the training split; seen by nobody: the other splits",
     keys=(
         ("special", "token: id of PAD BOS EOS <v> <\\v> END <mask> <unk>"),
         (
             "codes",
-            "list in id order from 6: code, patients (with it), occurrences, title (null: in no list)",
+            "list in id order from 6: code, group (CCS, without one the code's category), patients (with"
+            " it), occurrences, title (null: in no list)",
         ),
         ("age", "mean and spread in years, patients"),
         (

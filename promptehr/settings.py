@@ -265,6 +265,8 @@ class Train(Section):
     null starts at random."""
     pointer_width: Annotated[int, Field(ge=0, le=1024)] = 16
     """Width of the attention that points at codes of earlier visits; 0 points at none."""
+    offsets: bool = True
+    """Whether logits start at what counting codes by age band, sex and ethnicity knows."""
     conditions: Conditions = Conditions()
     """Mix of training conditions."""
     corruption: Corruption = Corruption()
@@ -358,6 +360,8 @@ class EvaluateLikelihood(Section):
     """Patient bootstrap resamples behind each 95 % interval."""
     batch_tokens: Annotated[int, Field(ge=256)] = 16_384
     """Decoder tokens scored at once; memory only."""
+    conditioning_patients: Count = 2000
+    """Test patients, at most, scored with other demographics to see what the model makes of them."""
 
 
 class EvaluateFidelity(Section):

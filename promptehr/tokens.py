@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 
 GENDERS = ("M", "F", "UNKNOWN")
 ETHNICITIES = ("WHITE", "BLACK", "HISPANIC", "ASIAN", "OTHER", "UNKNOWN")
+AGE_BANDS = (0.0, 1.0, 18.0, 40.0, 55.0, 70.0, 85.0)
+"""First year of each band in which patients are counted together."""
 
 PAD, BOS, EOS, VISIT, VISIT_END, END, FIRST_CODE = range(7)
 SPECIAL_NAMES = ("PAD", "BOS", "EOS", "<v>", "<\\v>", "END")
@@ -32,12 +34,14 @@ class Vocabulary:
         age_mean: Years.
         age_spread: Standard deviation in years, above 0.
         demographics: Rows of the joint table, as in `schemas.VOCABULARY`.
+        groups: Clinical group of each code, in the order of the codes; empty where nobody asks.
     """
 
     codes: tuple[str, ...]
     age_mean: float
     age_spread: float
     demographics: tuple[Mapping[str, Any], ...]
+    groups: tuple[str, ...] = ()
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Vocabulary":
@@ -46,6 +50,7 @@ class Vocabulary:
             age_mean=document["age"]["mean"],
             age_spread=document["age"]["spread"],
             demographics=tuple(document["demographics"]),
+            groups=tuple(entry["group"] for entry in document["codes"]),
         )
 
     @property
@@ -97,6 +102,20 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.subject_id)
+
+    def take(self, rows: Ints) -> "Cohort":
+        """The patients at these places, in this order."""
+        sizes = np.diff(self.offsets)[rows]
+        offsets = offsets_of(sizes)
+        place = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], sizes)
+        return Cohort(
+            subject_id=self.subject_id[rows],
+            age_z=self.age_z[rows],
+            gender_id=self.gender_id[rows],
+            ethnicity_id=self.ethnicity_id[rows],
+            tokens=self.tokens[place],
+            offsets=offsets,
+        )
 
     @classmethod
     def from_shards(cls, table: pa.Table) -> "Cohort":

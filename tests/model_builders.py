@@ -162,7 +162,7 @@ def _vocabulary() -> dict[str, Any]:
     ids = [*range(6), MASK, UNKNOWN]
     return {
         "special": dict(zip(names, ids, strict=True)),
-        "codes": [{"code": c, "patients": 1, "occurrences": 1, "title": None} for c in CODES],
+        "codes": [{"code": c, "group": c, "patients": 1, "occurrences": 1, "title": None} for c in CODES],
         "age": {"mean": 60.0, "spread": 20.0, "patients": 1},
         "demographics": [
             {"gender": "M", "ethnicity": "WHITE", "age_from": 40, "age_to": 60, "patients": 30},

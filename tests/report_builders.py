@@ -79,6 +79,12 @@ def scored(perplexity: float) -> dict[str, Any]:
     return {**numbers, "interval": [nll - 0.02, nll + 0.02]}
 
 
+def heeded(unknown: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature that the model heeds, whose worth nobody knows."""
+    some = {"value": 0.1, "interval": [0.05, 0.15]}
+    return {"swap": some, "gain": some, "available": unknown, "captured": unknown}
+
+
 def likelihood(unknown: str = "the source is not simulated") -> dict[str, Any]:
     """A likelihood without an optimum, as on real patients."""
     conditions = (("prompt", 140.0), ("history", 120.0), ("denoise", 20.0), ("copy", 18.0))
@@ -92,8 +98,7 @@ def likelihood(unknown: str = "the source is not simulated") -> dict[str, Any]:
         "optimum": {"prompt": {"codes": nothing}, "history": {"codes": nothing}},
         "gap_closed": {"prompt": gap, "history": gap},
         "leak": {"alarm": None, "reason": unknown},
-        "available_gain": {"reason": unknown},
-        "swap": {name: {"value": 0.1, "interval": [0.05, 0.15]} for name in ("gender", "age", "ethnicity")},
+        "conditioning": {name: heeded(gap) for name in ("gender", "age", "ethnicity")},
         "unknown_share": 0.012,
         "patients": 75,
     }

@@ -123,10 +123,7 @@ def gap_closed(
     possible = per_patient(optimum.log_prob - baseline.log_prob, inside, cohort)
     if possible.sum() <= 0:
         return {"value": None, "interval": None, "reason": "the baseline is as good as the optimum"}
-    return {
-        "value": float(gained.sum() / possible.sum()),
-        "interval": interval(resamples.ratio(gained, possible)),
-    }
+    return share(gained, possible, resamples)
 
 
 def leak_alarm(model: Scores, optimum: Scores, inside: Bools, cohort: Cohort) -> dict[str, Any]:
@@ -143,14 +140,21 @@ def leak_alarm(model: Scores, optimum: Scores, inside: Bools, cohort: Cohort) ->
     return {"alarm": mean / error < LEAK_Z, "mean": mean, "standard_errors": mean / error}
 
 
-def difference(
-    worse: Scores, better: Scores, inside: Bools, cohort: Cohort, resamples: Resamples
-) -> dict[str, Any]:
-    """Mean rise of the NLL in nats per patient, with its 95 % paired patient bootstrap."""
-    rise = per_patient(better.log_prob - worse.log_prob, inside, cohort)
+def mean(values: Array, resamples: Resamples) -> dict[str, Any]:
+    """Mean of a [B] column with its 95 % patient bootstrap."""
     return {
-        "value": float(rise.mean()),
-        "interval": interval(resamples.ratio(rise, np.ones(len(rise)))),
+        "value": float(values.mean()),
+        "interval": interval(resamples.ratio(values, np.ones(len(values)))),
+    }
+
+
+def share(part: Array, whole: Array, resamples: Resamples) -> dict[str, Any]:
+    """Sum of a [B] column as a share of another's, with its 95 % paired patient bootstrap."""
+    if whole.sum() <= 0:
+        return {"value": None, "interval": None, "reason": "knowing it is worth nothing in this cohort"}
+    return {
+        "value": float(part.sum() / whole.sum()),
+        "interval": interval(resamples.ratio(part, whole)),
     }
 
 

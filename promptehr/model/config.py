@@ -3,6 +3,7 @@
 Knows token ids and sizes; never sees codes or patients.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -22,6 +23,8 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
         numeric_features: Columns of x_num; the pipeline's one is age in standard units.
         categorical_features: Categories of each column of x_cat: gender, ethnicity.
         pointer_width: Width of the attention that points at codes of earlier visits; 0 points at none.
+        age_edges: First age of each band but the youngest, in standard units, for the offsets of the
+            logits that are counted by demographics; none, no such offsets.
     """
 
     model_type = "prompt_bart"
@@ -31,6 +34,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
     numeric_features: int = 1
     categorical_features: tuple[int, ...] | list[int] = (len(tokens.GENDERS), len(tokens.ETHNICITIES))
     pointer_width: int = 0
+    age_edges: tuple[float, ...] | list[float] = ()
     pad_token_id: int | None = tokens.PAD
     bos_token_id: int | None = tokens.BOS
     eos_token_id: int | list[int] | None = tokens.END
@@ -43,12 +47,13 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
         return self.prompt_length * (self.numeric_features + len(self.categorical_features))
 
 
-def from_settings(train: Train, vocabulary_size: int) -> PromptBartConfig:
+def from_settings(train: Train, vocabulary_size: int, age_edges: Sequence[float] = ()) -> PromptBartConfig:
     """The configuration that the train settings ask for.
 
     Args:
         train: Shape, prompts and dropout.
         vocabulary_size: Number of token ids, read from the vocabulary.
+        age_edges: As in `PromptBartConfig`.
     """
     shape = train.shape
     sizes: dict[str, Any] = {
@@ -66,5 +71,6 @@ def from_settings(train: Train, vocabulary_size: int) -> PromptBartConfig:
         prompt_length=train.prompt.length,
         prompt_width=train.prompt.width,
         pointer_width=train.pointer_width,
+        age_edges=list(age_edges),
         **sizes,
     )

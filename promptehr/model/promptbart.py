@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from promptehr.errors import ArtifactError
 from promptehr.model.config import PromptBartConfig
+from promptehr.model.offsets import Offsets
 from promptehr.model.prompt import Prompts
 from promptehr.model.repeats import CLOSED, Places, Repeats
 from promptehr.tokens import FIRST_CODE
@@ -74,6 +75,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         super().__init__(config)
         self.model.encoder = PromptBartEncoder(config)
         self.decoder_prompts = prompts_of(config)
+        self.offsets = offsets_of(config)
         self.repeats = Repeats(width=config.pointer_width, d_model=config.d_model)
         self.post_init()
 
@@ -135,8 +137,11 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             **kwargs,
         )
         last = outputs.last_hidden_state[:, -decoder_input_ids.shape[1] :]  # without the prompts
+        bias = self.final_logits_bias  # [1, V]
+        if self.offsets is not None:
+            bias = bias + self.offsets(x_num, x_cat)  # [B, 1, V]
         logits = self._with_repeats(
-            self.lm_head(last) + self.final_logits_bias,
+            self.lm_head(last) + bias,
             last,
             decoder_input_ids,
             written=written_ids,
@@ -196,7 +201,20 @@ def prompts_of(config: PromptBartConfig) -> Prompts | None:
     )
 
 
-def start(config: PromptBartConfig, log_unigram: Tensor, *, seed: int) -> PromptBartForConditionalGeneration:
+def offsets_of(config: PromptBartConfig) -> Offsets | None:
+    """The offsets counted by demographics; None where the configuration has none."""
+    if not config.age_edges:
+        return None
+    return Offsets(
+        age_edges=config.age_edges,
+        categories=config.categorical_features,
+        vocabulary_size=config.vocab_size,
+    )
+
+
+def start(
+    config: PromptBartConfig, log_unigram: Tensor, offsets: Tensor | None = None, *, seed: int
+) -> PromptBartForConditionalGeneration:
     """A model with random weights, a pure function of the arguments; in training mode, on the CPU.
 
     Modules draw their first weights from torch's global generator, so it is seeded for the time
@@ -205,6 +223,7 @@ def start(config: PromptBartConfig, log_unigram: Tensor, *, seed: int) -> Prompt
     Args:
         config: The shape.
         log_unigram: [V] offset of the logits.
+        offsets: Table of the offsets by demographics, where the configuration has them.
         seed: Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
@@ -216,6 +235,8 @@ def start(config: PromptBartConfig, log_unigram: Tensor, *, seed: int) -> Prompt
         if model.repeats.width:
             nn.init.constant_(model.repeats.gate.bias, CLOSED)
     model.final_logits_bias.copy_(log_unigram)
+    if model.offsets is not None and offsets is not None:
+        model.offsets.table.copy_(offsets)
     model.train()
     return model
 

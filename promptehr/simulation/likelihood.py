@@ -88,7 +88,7 @@ def patient_log_probs(process: Process, histories: Histories) -> Array:
 
 
 def conditioning_gain(process: Process, histories: Histories) -> dict[str, Array]:
-    """[B] nats per patient that knowing a feature is worth: gender, ethnicity.
+    """[B] nats per patient that knowing a feature is worth: gender, ethnicity, age band.
 
     log P(patient | all) - log P(patient | all but the feature), the latter a mixture over the
     feature's values with their probability given the other features. Its mean is the information
@@ -104,9 +104,16 @@ def conditioning_gain(process: Process, histories: Histories) -> dict[str, Array
         patient_log_probs(process, replace(histories, ethnicity=np.full_like(histories.ethnicity, value)))
         for value in range(len(process.ethnicity))
     ]
+    bands = [
+        patient_log_probs(process, replace(histories, band=np.full_like(histories.band, value)))
+        for value in range(len(process.bands))
+    ]
+    of_sex = np.where(histories.female, process.female[:, None], 1 - process.female[:, None])  # [G, B]
+    of_band = process.band[:, None] * of_sex
     return {
         "gender": known - _log_mixture(np.stack(sexes), np.stack([1 - female, female])),
         "ethnicity": known - _log_mixture(np.stack(groups), process.ethnicity[:, None]),
+        "age": known - _log_mixture(np.stack(bands), of_band / of_band.sum(0)),
     }
 
 

@@ -19,8 +19,8 @@ import torch
 from promptehr import artifacts, baselines, schemas, tokens
 from promptehr.errors import ArtifactError
 from promptehr.metrics import likelihood
-from promptehr.metrics.likelihood import Classes, Resamples, Scores
-from promptehr.model import device, load, scoring
+from promptehr.metrics.likelihood import Array, Classes, Resamples, Scores
+from promptehr.model import conditioning, device, load, scoring
 from promptehr.model.batches import TokenStore
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import EvaluateLikelihood, Runtime, Settings
@@ -30,8 +30,6 @@ from promptehr.simulation.scope import changed_process
 from promptehr.tokens import GENDERS, Cohort, Vocabulary
 
 logger = logging.getLogger(__name__)
-
-# Cohort settings under which the process still describes the records; others change it.
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,16 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Known:
-    """Log-probabilities of the test tokens under the true process, or why there are none."""
+    """What the true process says, or why it is not known.
+
+    Attributes:
+        scores: Log-probabilities of the test tokens.
+        gain: [B] nats per test patient that knowing each feature is worth.
+        reason: Why there is nothing.
+    """
 
     scores: Scores | None
-    gain: Mapping[str, Any]
+    gain: Mapping[str, Array]
     reason: str | None
 
 
@@ -83,7 +87,8 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     }
     known = optimum(inputs, splits["test"], vocabulary)
     content = evaluate(model, simple, known, splits["test"], vocabulary, chosen)
-    content["swap"] = swaps(trained, model["prompt"], splits["test"], vocabulary, where, chosen)
+    scorer = conditioning.Scorer(trained, vocabulary, batch_tokens=chosen.batch_tokens)
+    content["conditioning"] = heeded(scorer, splits["test"], splits["train"], known, chosen)
     read = {name: path for name, path in vars(inputs).items() if path is not None}
     artifacts.write_sealed(
         outputs.likelihood,
@@ -118,7 +123,6 @@ def evaluate(
         "optimum": _optimum(known, classes, test, resamples),
         "gap_closed": _gap_closed(model, simple, known, classes, test, resamples),
         "leak": _leak(model["prompt"], known, classes, test),
-        "available_gain": known.gain or {"reason": known.reason},
         "unknown_share": unknown / (unknown + int(classes.codes.sum())),
         "patients": len(test),
     }
@@ -155,36 +159,32 @@ def score_model(
     }
 
 
-def swaps(
-    trained: PromptBartForConditionalGeneration,
-    honest: Scores,
-    cohort: Cohort,
-    vocabulary: Vocabulary,
-    where: torch.device,
-    settings: EvaluateLikelihood,
+def heeded(
+    scorer: conditioning.Scorer, test: Cohort, train: Cohort, known: Known, settings: EvaluateLikelihood
 ) -> dict[str, Any]:
-    """Rise of the NLL in nats per patient when one prompt is another person's.
+    """What the model makes of each feature, nats per patient, on so many patients of the test split.
 
-    The sex is the other one; age and ethnicity are those of another patient, drawn by a
-    permutation. 0 for a model that ignores the feature; the more the model relies on it, the higher.
+    `swap`: rise of the NLL under another person's value. `gain`: what the model gains by knowing
+    it. `available`: the same under the true process. `captured`: the share of that.
     """
-    rng = np.random.default_rng(settings.seed)
-    other = rng.permutation(len(cohort))
-    flipped = np.where(cohort.gender_id < 2, 1 - cohort.gender_id, cohort.gender_id)
-    changed = {
-        "gender": replace(cohort, gender_id=flipped),
-        "ethnicity": replace(cohort, ethnicity_id=cohort.ethnicity_id[other]),
-        "age": replace(cohort, age_z=cohort.age_z[other]),
-    }
-    inside = Classes.of(cohort, vocabulary).named()["all"]
-    resamples = Resamples(len(cohort), resamples=settings.bootstrap, seed=settings.seed)
-    found = {}
-    for name, strangers in changed.items():
-        store = TokenStore.from_cohort(strangers, where, vocabulary_size=vocabulary.size)
-        scores = scoring.score(
-            trained, strangers, store, "prompt", batch_tokens=settings.batch_tokens, seed=settings.seed
-        )
-        found[name] = likelihood.difference(scores, honest, inside, cohort, resamples)
+    rows = np.random.default_rng(settings.seed).permutation(len(test))[: settings.conditioning_patients]
+    rows.sort()
+    patients = test.take(rows)
+    resamples = Resamples(len(rows), resamples=settings.bootstrap, seed=settings.seed)
+    swapped = conditioning.swaps(scorer, patients, seed=settings.seed)
+    gained = conditioning.gains(scorer, patients, train)
+    found: dict[str, Any] = {"patients": len(rows)}
+    for name in conditioning.FEATURES:
+        found[name] = {
+            "swap": likelihood.mean(swapped[name], resamples),
+            "gain": likelihood.mean(gained[name], resamples),
+            "available": {"value": None, "interval": None, "reason": known.reason},
+            "captured": {"value": None, "interval": None, "reason": known.reason},
+        }
+        if known.scores is not None:
+            available = known.gain[name][rows]
+            found[name]["available"] = likelihood.mean(available, resamples)
+            found[name]["captured"] = likelihood.share(gained[name], available, resamples)
     return found
 
 
@@ -208,10 +208,7 @@ def optimum(inputs: Inputs, test: Cohort, vocabulary: Vocabulary) -> Known:
     alphabet = np.isin(process.codes, vocabulary.codes)
     log_prob = np.zeros(len(test.tokens))
     log_prob[test.tokens != tokens.BOS] = exact.log_probs(process, histories, alphabet)
-    gain = {
-        name: {"mean": float(values.mean()), "standard_error": float(values.std() / np.sqrt(len(values)))}
-        for name, values in exact.conditioning_gain(process, histories).items()
-    }
+    gain = exact.conditioning_gain(process, histories)
     return Known(Scores(log_prob, Classes.of(test, vocabulary).named()["all"]), gain, None)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -25,6 +26,7 @@ from promptehr.model import (
     lease,
     loop,
     objective,
+    offsets,
     pretrained,
     promptbart,
     publish,
@@ -75,7 +77,8 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     with lease.held(folder) as held, signals.watched() as asked:
         checkpoint.claim(folder, key)
         checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=checkpoint.digest(key))
-        state = start_or_resume(checkpoints, stores["train"], inputs.init_from, train, runtime, where)
+        model = start(stores["train"], vocabulary, train)
+        state = start_or_resume(checkpoints, model, stores["train"], inputs.init_from, train, runtime, where)
         with board_of(folder, state, runtime) as board:
             hooks = hooks_for(checkpoints, train, held, asked, where, board)
             loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
@@ -153,8 +156,24 @@ def check(stores: Mapping[str, TokenStore], train: Train) -> None:
 # --- state -------------------------------------------------------------------------------------
 
 
+def start(
+    store: TokenStore, vocabulary: tokens.Vocabulary, train: Train
+) -> promptbart.PromptBartForConditionalGeneration:
+    """The model before its first step: random weights, counted offsets."""
+    edges = offsets.age_edges(vocabulary) if train.offsets else []
+    shape = config.from_settings(train, store.vocabulary_size, edges)
+    groups = np.unique(vocabulary.groups, return_inverse=True)[1]
+    return promptbart.start(
+        shape,
+        objective.log_unigram(store),
+        offsets.counted(store, edges, groups) if edges else None,
+        seed=derived_seed(train.seed, "weights"),
+    )
+
+
 def start_or_resume(
     checkpoints: Checkpoints,
+    model: promptbart.PromptBartForConditionalGeneration,
     store: TokenStore,
     init_from: Path | None,
     train: Train,
@@ -162,9 +181,6 @@ def start_or_resume(
     where: torch.device,
 ) -> LoopState:
     """The state of the newest whole checkpoint, or of the one asked for, or a fresh one."""
-    shape = config.from_settings(train, store.vocabulary_size)
-    offset = objective.log_unigram(store)
-    model = promptbart.start(shape, offset, seed=derived_seed(train.seed, "weights"))
     saved = find(checkpoints, store, train, runtime)
     if saved is None and init_from is not None:
         copied = pretrained.start_from(init_from, model)

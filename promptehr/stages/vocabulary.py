@@ -13,6 +13,7 @@ import polars as pl
 
 from promptehr import artifacts, icd9, icd10, schemas, tokens
 from promptehr.errors import InputError
+from promptehr.ingestion import coding
 from promptehr.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,10 @@ def document(train: pl.DataFrame, codes: pl.DataFrame) -> dict[str, Any]:
             name: place for place, name in enumerate(vocabulary.names) if name in tokens.SPECIAL_NAMES
         }
         | {"<mask>": vocabulary.mask, "<unk>": vocabulary.unknown},
-        "codes": [row | {"title": title(row["code"])} for row in codes.iter_rows(named=True)],
+        "codes": [
+            row | {"group": group(row["code"]), "title": title(row["code"])}
+            for row in codes.iter_rows(named=True)
+        ],
         "age": {"mean": float(age.mean()), "spread": float(age.std()), "patients": train.height},
         "demographics": demographics(train),
     }
@@ -195,6 +199,15 @@ def merged(bands: list[tuple[int, int]]) -> list[tuple[int, int, int]]:
 def title(code: str) -> str | None:
     """Title of a code of either system, or of a CCS group."""
     return icd10.title(code) or icd9.title(code)
+
+
+def group(code: str) -> str:
+    """The CCS group of an ICD-9 code, the category of others: codes that share evidence.
+
+    >>> [group(code) for code in ("4019", "ICD10:E119", "V999")]
+    ['CCS98', 'ICD10:E11', 'V99']
+    """
+    return icd9.ccs_text(code) or coding.category(code)
 
 
 def entry(counted: pl.DataFrame, kept: pl.DataFrame) -> dict[str, Any]:

@@ -82,9 +82,17 @@ def test_the_alarm_is_on_where_the_model_beats_the_optimum(model: float, alarm: 
     assert found["alarm"] is alarm
 
 
-def test_a_difference_is_in_nats_per_patient() -> None:
-    found = likelihood.difference(scores(1 / 4), scores(1 / 2), CLASSES.codes, THREE, RESAMPLES)
-    assert found["value"] == pytest.approx(5 / 3 * np.log(2))
+def test_a_mean_has_the_interval_of_its_patients() -> None:
+    found = likelihood.mean(np.array([1.0, 2.0, 6.0]), RESAMPLES)
+    assert found["value"] == pytest.approx(3.0)
+    assert 1.0 <= found["interval"][0] < 3.0 < found["interval"][1] <= 6.0
+
+
+def test_a_share_is_of_the_sums_and_null_where_there_is_nothing_to_share() -> None:
+    whole = np.array([1.0, 3.0, 4.0])
+    found = likelihood.share(whole / 2, whole, RESAMPLES)
+    assert (found["value"], found["interval"]) == (0.5, [0.5, 0.5])
+    assert likelihood.share(whole, -whole, RESAMPLES)["value"] is None
 
 
 def test_later_visits_are_those_after_the_first() -> None:

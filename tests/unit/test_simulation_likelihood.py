@@ -243,4 +243,21 @@ def test_knowing_a_feature_is_worth_its_information() -> None:
         )
 
 
+def test_the_age_band_is_worth_what_the_mixture_over_bands_given_the_sex_does_not_know() -> None:
+    truth = tiny()
+    bands = range(len(truth.bands))
+    log_p = np.stack(
+        [
+            likelihood.patient_log_probs(truth, histories(*VISITS_ALONE, band=band, female=1, ethnicity=2))
+            for band in bands
+        ]
+    )
+    share = truth.band * truth.female
+    mixed = np.log(share / share.sum() @ np.exp(log_p))
+    for band in bands:
+        people = histories(*VISITS_ALONE, band=band, female=1, ethnicity=2)
+        found = likelihood.conditioning_gain(truth, people)["age"]
+        np.testing.assert_allclose(found, log_p[band] - mixed, atol=1e-12)
+
+
 VISITS_ALONE: list[Record] = [[visit] for visit in VISITS[:20]]

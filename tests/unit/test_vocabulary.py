@@ -72,8 +72,14 @@ def test_the_document_holds_ids_titles_ages_and_a_ledger_that_balances(tmp_path:
     out = run_vocabulary(made, tmp_path)
     content = artifacts.read_json(out / "vocabulary.json", schemas.VOCABULARY)
     assert content["codes"] == [
-        {"code": "4019", "patients": 2, "occurrences": 3, "title": "Unspecified essential hypertension"},
-        {"code": "585", "patients": 1, "occurrences": 1, "title": None},
+        {
+            "code": "4019",
+            "group": "CCS98",
+            "patients": 2,
+            "occurrences": 3,
+            "title": "Unspecified essential hypertension",
+        },
+        {"code": "585", "group": "CCS158", "patients": 1, "occurrences": 1, "title": None},
     ]
     assert content["age"] == {"mean": 50.0, "spread": 10.0, "patients": 2}
     assert content["special"] == {

@@ -121,22 +121,29 @@ def _quiet(leak: Any) -> bool | None:
 
 
 def _features(name: str, likelihood: Mapping[str, Any]) -> Table:
-    gain = likelihood["available_gain"]
-    unknown = find(gain, "reason") or "not computed for this feature"
+    columns = ("swap", "gain", "available")
     rows = tuple(
         (
             words(title),
-            with_interval(find(likelihood, "swap", key, "value"), find(likelihood, "swap", key, "interval")),
-            decimal(find(gain, key, "mean"), unknown),
+            *(with_interval(*_heeded(likelihood, key, column)) for column in columns),
+            with_percents(*_heeded(likelihood, key, "captured")),
         )
         for key, title in FEATURES
     )
     caption = (
         f"{name}: does the model heed its prompts? Rise of the NLL when a patient is scored with another"
-        " one's feature: 0 if the model ignores it. Beside it what knowing the feature is worth under the"
-        " true process; a model that uses it fully loses at least that much by a swap."
+        " one's feature: 0 if the model ignores it. Then what knowing the feature gains the model over"
+        " not knowing it, what it is worth under the true process, and the share captured; below 0 where"
+        " the feature misleads. Nats per patient."
     )
-    return Table(caption, ("feature", f"rise by a swap, nats per patient {INTERVAL}", "worth, nats"), rows)
+    heads = ("rise by a swap", "gained by the model", "available", "captured")
+    return Table(caption, ("feature", *(f"{head} {INTERVAL}" for head in heads)), rows)
+
+
+def _heeded(likelihood: Mapping[str, Any], feature: str, column: str) -> tuple[Any, Any, str]:
+    keys = ("conditioning", feature, column)
+    value, bounds = (find(likelihood, *keys, key) for key in ("value", "interval"))
+    return value, bounds, reason(likelihood, *keys)
 
 
 def _conditions(name: str, likelihood: Mapping[str, Any]) -> Table:
