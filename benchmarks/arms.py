@@ -23,25 +23,24 @@ from torch import Tensor, nn
 from benchmarks import rivals
 from benchmarks.cohort import Splits
 from promptehr.metrics.likelihood import Array
-from promptehr.model import config, loop, objective, promptbart, scoring
+from promptehr.model import loop, objective, scoring
 from promptehr.model.batches import Step, TokenStore, derived_seed
 from promptehr.model.repeats import Repeats
 from promptehr.model.state import Hooks, LoopState
 from promptehr.settings import Runtime, Train
-from promptehr.tokens import FIRST_CODE, VISIT, VISIT_END, Cohort
+from promptehr.stages import train as train_stage
+from promptehr.tokens import FIRST_CODE, VISIT, VISIT_END, Cohort, Vocabulary
 
 DEMO = Path(__file__).parent.parent / "profiles/demo/settings.yaml"
 BATCH_TOKENS = 8192
 
-Build = Callable[[TokenStore, Train], nn.Module]
+Build = Callable[[TokenStore, Train, Vocabulary], nn.Module]
 Around = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
-def ours(store: TokenStore, train: Train) -> nn.Module:
+def ours(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     """The product's model as its train stage starts it."""
-    shape = config.from_settings(train, store.vocabulary_size)
-    seed = derived_seed(train.seed, "weights")
-    return promptbart.start(shape, objective.log_unigram(store), seed=seed)
+    return train_stage.start(store, vocabulary, train)
 
 
 def as_recorded(cohort: Cohort) -> Cohort:
@@ -140,7 +139,9 @@ def run(arm: Arm, train: Train, cohort: Splits) -> Run:
     began = time.process_time()
     with torch.random.fork_rng(devices=[]), arm.around():
         torch.manual_seed(derived_seed(train.seed, "weights"))
-        state = fitted(arm.build(stores["train"], train), stores["train"], stores["valid"], train)
+        state = fitted(
+            arm.build(stores["train"], train, cohort.vocabulary), stores["train"], stores["valid"], train
+        )
     seconds = time.process_time() - began
     best = next(record for record in state.history if record["step"] == state.best_step)
     return Run(
@@ -195,26 +196,26 @@ def with_rule(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
 def unruled(build: Build) -> Build:
     """A plain softmax: neither rule."""
 
-    def plain(store: TokenStore, train: Train) -> nn.Module:
-        model = build(store, train)
+    def plain(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
+        model = build(store, train, vocabulary)
         model.repeats = rivals.Unruled()
         return model
 
     return plain
 
 
-def may_repeat(store: TokenStore, train: Train) -> nn.Module:
+def may_repeat(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     """Ours, but a code may come twice in a visit."""
-    model = ours(store, train)
+    model = ours(store, train, vocabulary)
     free = rivals.MayRepeat(width=train.pointer_width, d_model=train.shape.width)
     free.load_state_dict(model.repeats.state_dict())
     model.repeats = free
     return model
 
 
-def flat_start(store: TokenStore, train: Train) -> nn.Module:
+def flat_start(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     """Ours, but without the log-unigram: tokens that can be written start alike."""
-    model = ours(store, train)
+    model = ours(store, train, vocabulary)
     bias = model.final_logits_bias
     assert isinstance(bias, Tensor)
     bias[..., VISIT : store.mask] = 0.0

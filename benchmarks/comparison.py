@@ -25,6 +25,7 @@ from promptehr import baselines
 from promptehr.model import objective
 from promptehr.model.batches import TokenStore
 from promptehr.settings import Train
+from promptehr.tokens import Vocabulary
 
 RATES = (1.0e-3, 2.0e-3, 4.0e-3)
 BEGIN, END = "<!-- comparison.py begins -->", "<!-- comparison.py ends -->"
@@ -32,24 +33,25 @@ PROMPT_ONLY = {"conditions": {"prompt": 1.0, "history": 0.0, "denoise": 0.0}}
 NO_POINTER = {"pointer_width": 0}
 
 
-def gpt2(store: TokenStore, train: Train, *, repeats: Callable[[Train], nn.Module]) -> nn.Module:
+def gpt2(
+    store: TokenStore, train: Train, vocabulary: Vocabulary, *, repeats: Callable[[Train], nn.Module]
+) -> nn.Module:
     """GPT-2 of the number of layers that comes closest to our model's size."""
     build = partial(rivals.Gpt2, objective.log_unigram(store), train)
-    return closest(lambda layers: build(repeats=repeats(train), layers=layers), range(1, 13), store, train)
+    wanted = rivals.parameters(arms.ours(store, train, vocabulary))
+    return closest(wanted, lambda layers: build(repeats=repeats(train), layers=layers), range(1, 13))
 
 
-def lstm(store: TokenStore, train: Train) -> nn.Module:
+def lstm(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     """An LSTM of the number of units that comes closest to our model's size."""
     build = partial(rivals.Lstm, objective.log_unigram(store), train)
     sizes = range(8, 8 * train.shape.width, 8)
-    return closest(lambda units: build(repeats=rivals.Unruled(), units=units), sizes, store, train)
+    wanted = rivals.parameters(arms.ours(store, train, vocabulary))
+    return closest(wanted, lambda units: build(repeats=rivals.Unruled(), units=units), sizes)
 
 
-def closest(
-    build: Callable[[int], nn.Module], sizes: Sequence[int], store: TokenStore, train: Train
-) -> nn.Module:
-    """The model whose number of parameters is nearest to PromptBART's under the same settings."""
-    wanted = rivals.parameters(arms.ours(store, train))
+def closest(wanted: int, build: Callable[[int], nn.Module], sizes: Sequence[int]) -> nn.Module:
+    """The model whose number of parameters is nearest to the wanted one."""
     return build(min(sizes, key=lambda size: abs(rivals.parameters(build(size)) - wanted)))
 
 
@@ -69,12 +71,12 @@ ARMS: Mapping[str, Arm] = {
     ),
     "copying": Arm(
         "this model's network, copying objective (input = labels)",
-        {**PROMPT_ONLY, **NO_POINTER},
+        {**PROMPT_ONLY, **NO_POINTER, "offsets": False},
         build=arms.unruled(arms.ours),
         around=arms.copying,
         ruled=True,
     ),
-    "no_prompts": Arm("this model without prompts", {"prompt": {"length": 0}}),
+    "no_prompts": Arm("this model without demographics", {"prompt": {"length": 0}, "offsets": False}),
     OURS: Arm("**this model**"),
 }
 

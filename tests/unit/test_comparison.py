@@ -17,7 +17,7 @@ from promptehr.tokens import BOS, FIRST_CODE, VISIT, Vocabulary
 from tests.model_builders import CODES, SIZE, random_patients
 from tests.model_builders import cohort as patients
 
-VOCABULARY = Vocabulary(CODES, age_mean=50.0, age_spread=20.0, demographics=())
+VOCABULARY = Vocabulary(CODES, age_mean=50.0, age_spread=20.0, demographics=(), groups=CODES)
 TINY = {
     "shape": {"width": 8, "heads": 2, "feed_forward": 16, "positions": 64},
     "prompt": {"width": 4},
@@ -42,7 +42,7 @@ def splits() -> Splits:
 def test_an_arm_sees_no_token_before_it_writes_it(name: str) -> None:
     train = arms.demo(1, comparison.ARMS[name].changes, TINY, {"dropout": 0.0})
     store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
-    model = comparison.ARMS[name].build(store, train).eval()
+    model = comparison.ARMS[name].build(store, train, VOCABULARY).eval()
     batch = objective.prompt(store, torch.arange(4))
     changed = batch.decoder_input_ids.clone()
     changed[:, 3:] = torch.where(changed[:, 3:] == 0, 0, FIRST_CODE)
@@ -57,7 +57,7 @@ def test_an_arm_sees_no_token_before_it_writes_it(name: str) -> None:
 def test_an_arm_is_a_distribution_and_starts_near_the_unigram(name: str) -> None:
     train = arms.demo(1, comparison.ARMS[name].changes, TINY)
     store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
-    model = comparison.ARMS[name].build(store, train).eval()
+    model = comparison.ARMS[name].build(store, train, VOCABULARY).eval()
     logits = model(**objective.prompt(store, torch.arange(4)).inputs).logits
     assert torch.allclose(logits.exp().sum(-1), torch.ones(logits.shape[:2]), atol=1e-4)
     first = logits[:, 0].exp()
@@ -67,7 +67,7 @@ def test_an_arm_is_a_distribution_and_starts_near_the_unigram(name: str) -> None
 def test_only_the_rule_keeps_a_rival_from_repeating_a_code() -> None:
     train = arms.demo(1, comparison.ARMS["gpt2"].changes, TINY)
     store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
-    plain = comparison.ARMS["gpt2"].build(store, train).eval()
+    plain = comparison.ARMS["gpt2"].build(store, train, VOCABULARY).eval()
     written = torch.tensor([[BOS, VISIT, 7, 8]])
     inputs = {"x_num": store.x_num[:1], "x_cat": store.x_cat[:1], "decoder_input_ids": written}
     assert (plain(**inputs).logits[0, 3, [7, 8]].exp() > 0.01).all()
@@ -78,9 +78,11 @@ def test_only_the_rule_keeps_a_rival_from_repeating_a_code() -> None:
 def test_rivals_are_about_as_large_as_our_model() -> None:
     store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
     train = arms.demo(1)
-    wanted = rivals.parameters(arms.ours(store, train))
+    wanted = rivals.parameters(arms.ours(store, train, VOCABULARY))
     for name in ("lstm", "gpt2"):
-        assert rivals.parameters(comparison.ARMS[name].build(store, train)) == pytest.approx(wanted, rel=0.1)
+        assert rivals.parameters(comparison.ARMS[name].build(store, train, VOCABULARY)) == pytest.approx(
+            wanted, rel=0.1
+        )
 
 
 # --- counting ----------------------------------------------------------------------------------
@@ -148,7 +150,7 @@ def test_averaging_keeps_the_mean_of_the_weights() -> None:
     train = arms.demo(1, TINY, {"warmup_steps": 0, "learning_rate": 0.02})
 
     def weights() -> torch.Tensor:
-        model = arms.fitted(arms.ours(stores[0], train), *stores, train).model
+        model = arms.fitted(arms.ours(stores[0], train, VOCABULARY), *stores, train).model
         return model.state_dict()["model.shared.weight"]
 
     last = weights()
