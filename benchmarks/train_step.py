@@ -6,15 +6,18 @@
 
 All rows train under the condition `prompt` on the same patients, so a useful token is the same thing
 in each: a decoder label that is scored. The naive step is transformers' BART, fp32, 16 patients
-padded to 256 tokens on both sides, AdamW. `peak` is a square matrix product in the same run; `share of
-peak` counts the multiplications that the useful tokens need, not those spent on padding.
+padded to 256 tokens on both sides, AdamW. `peak` is a square matrix product just before and just after
+a row, in the kind of number that is fastest; `share of peak` counts the multiplications that the useful
+tokens need, not those spent on padding. On two idle cores the default takes about two minutes.
 """
 
 import argparse
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 import numpy as np
@@ -52,37 +55,40 @@ class Row:
     flops: float
 
 
-def main() -> None:
-    chosen = arguments()
+def main(given: Sequence[str] | None = None) -> None:
+    chosen = arguments(given)
     where = torch.device(chosen.device)
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(1)
     patients = store(chosen.patients, where)
-    peaks = {name: matmul_flops(kind, where, chosen.seconds) for name, kind in kinds().items()}
+    peaks = {name: matmul_flops(kind, where) for name, kind in kinds().items()}
     best = max(peaks, key=lambda name: peaks[name])
-    rows = [naive(patients, chosen), *(ours(patients, chosen, train) for train in recipes(chosen))]
     print(f"{where}, {chosen.threads} threads, torch {torch.__version__}, shape {chosen.shape}")
-    print(", ".join(f"peak {name} {flops / 1e12:.3f} TFLOP/s" for name, flops in peaks.items()))
+    print(", ".join(f"peak {name} {flops / 1e12:.4f} TFLOP/s" for name, flops in peaks.items()))
     print(f"auto chooses {'bf16' if device.has_bf16(where) else 'fp32'}\n")
-    print(
-        f"| step | useful tokens/s | to naive | useful share | share of {best} peak |\n|---|---|---|---|---|"
-    )
-    for row in rows:
-        ratio, of_peak = row.tokens_per_s / rows[0].tokens_per_s, row.flops / peaks[best]
+    print(f"| step | useful tokens/s | to naive | useful share | {best} peak, TFLOP/s | share of peak |")
+    print("|---|---|---|---|---|---|", flush=True)
+    measure = [partial(naive, patients, chosen)]
+    measure += [partial(ours, patients, chosen, train) for train in recipes(chosen)]
+    first = 0.0
+    for row, peak in between_peaks(measure, kinds()[best], where):
+        first = first or row.tokens_per_s
+        rate = f"{row.tokens_per_s:,.1f} | {row.tokens_per_s / first:.1f}"
         print(
-            f"| {row.name} | {row.tokens_per_s:,.0f} | {ratio:.1f} | {row.useful_share:.1%} | {of_peak:.0%} |"
+            f"| {row.name} | {rate} | {row.useful_share:.1%} | {peak / 1e12:.4f} | {row.flops / peak:.0%} |",
+            flush=True,
         )
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--shape", choices=tuple(SHAPES), default="base")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--patients", type=int, default=4_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="measured per row, after a first step")
-    parser.add_argument("--batches", nargs="*", default=["16p", "1024t", "4096t"], metavar="16p|4096t")
-    return parser.parse_args()
+    parser.add_argument("--batches", nargs="*", default=["16p", "1024t", "2048t"], metavar="16p|4096t")
+    return parser.parse_args(given)
 
 
 def kinds() -> dict[str, torch.dtype]:
@@ -135,10 +141,10 @@ def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
     model = BartForConditionalGeneration(BartConfig(**{**shape, **positions, "model_type": "bart"}))
     model.to(patients.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    places = cycle(np.random.default_rng(2).permutation(len(patients) // NAIVE_PATIENTS * NAIVE_PATIENTS))
+    places = cycle(np.random.default_rng(2).permutation(len(patients)))
 
-    def step() -> int:
-        rows = torch.tensor([next(places) for _ in range(NAIVE_PATIENTS)], device=patients.device)
+    def step(count: int = NAIVE_PATIENTS) -> int:
+        rows = torch.tensor([next(places) for _ in range(count)], device=patients.device)
         zero = torch.zeros_like(rows)
         batch = objective.between(patients, rows, visible=zero, first=zero, widths=(PADDED, PADDED))
         inputs = {name: value for name, value in batch.inputs.items() if not name.startswith("x_")}
@@ -148,13 +154,13 @@ def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
         optimizer.step()
         return int((batch.labels != objective.NOT_SCORED).sum())
 
-    rate = tokens_per_s(step, patients.device, chosen.seconds)
+    rate = tokens_per_s(step, patients.device, chosen.seconds, first=partial(step, 1))
     share = float(patients.lengths.mean() - 1) / PADDED
     return Row(
         "naive: fp32, 16 patients padded to 256",
         rate,
         share,
-        rate * flops_per_token(model, float(patients.lengths.mean() - 1)),
+        rate * flops_per_token(model, patients),
     )
 
 
@@ -184,14 +190,19 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
     arithmetic = "bf16" if device.has_bf16(patients.device) else "fp32"
     compiled = ", compiled" if static else ""
     name = f"ours: {arithmetic}, {size}{compiled}"
-    return Row(
-        name, rate, plan.useful_share, rate * flops_per_token(model, float(patients.lengths.mean() - 1))
-    )
+    return Row(name, rate, plan.useful_share, rate * flops_per_token(model, patients))
 
 
-def tokens_per_s(step: Callable[[], int], where: torch.device, seconds: float, *, at_least: int = 1) -> float:
+def tokens_per_s(
+    step: Callable[[], int],
+    where: torch.device,
+    seconds: float,
+    *,
+    at_least: int = 1,
+    first: Callable[[], int] | None = None,
+) -> float:
     """Scored labels over the time of the steps that fit into `seconds`, after one that does not count."""
-    step()
+    (first or step)()
     wait(where)
     began, done, steps = time.perf_counter(), 0, 0
     while time.perf_counter() - began < seconds or steps < at_least:
@@ -219,20 +230,41 @@ def flops_per_token(model: nn.Module, patients: TokenStore) -> float:
     return 6.0 * (written + (encoder + keys) * (2 + prompts)) / labels_per_patient
 
 
-def matmul_flops(kind: torch.dtype, where: torch.device, seconds: float) -> float:
-    """Operations per second of a square product, median of repeats."""
-    size = 2048 if where.type == "cpu" else 8192
-    left, right = (torch.randn(size, size, device=where).to(kind) for _ in range(2))
+def between_peaks(
+    rows: Sequence[Callable[[], Row]], kind: torch.dtype, where: torch.device
+) -> Iterator[tuple[Row, float]]:
+    """Each row with the mean of the peaks before and after it, because shared machines change speed."""
+    before = matmul_flops(kind, where)
+    for measured in rows:
+        row, after = measured(), matmul_flops(kind, where)
+        yield row, (before + after) / 2
+        before = after
+
+
+def matmul_flops(kind: torch.dtype, where: torch.device, *, seconds: float = 1.0) -> float:
+    """Operations per second of a square product, median of repeats.
+
+    The square grows until a product takes a twentieth of a second: where the hardware has no such
+    products of its own, one of 2048 rows would take a minute.
+    """
+    largest = 2048 if where.type == "cpu" else 8192
+    for size in (256, 512, 1024, 2048, 4096, 8192):
+        left, right = (torch.randn(size, size, device=where).to(kind) for _ in range(2))
+        _product_seconds(left, right, where)
+        if size == largest or _product_seconds(left, right, where) > 0.05:
+            break
+    durations: list[float] = []
+    while len(durations) < 3 or sum(durations) < seconds:
+        durations.append(_product_seconds(left, right, where))
+    return 2.0 * size**3 / statistics.median(durations)
+
+
+def _product_seconds(left: torch.Tensor, right: torch.Tensor, where: torch.device) -> float:
+    wait(where)
+    began = time.perf_counter()
     left @ right
     wait(where)
-    durations = []
-    began = time.perf_counter()
-    while time.perf_counter() - began < min(seconds, 3.0) or len(durations) < 3:
-        start = time.perf_counter()
-        left @ right
-        wait(where)
-        durations.append(time.perf_counter() - start)
-    return 2.0 * size**3 / statistics.median(durations)
+    return time.perf_counter() - began
 
 
 def wait(where: torch.device) -> None:

@@ -1,0 +1,84 @@
+"""The benchmark of the training step at a tiny size; its figures are nobody's business here."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import train_step
+from promptehr.model import config, device, loop, objective, promptbart
+from promptehr.settings import Train
+
+GIVEN = [
+    "--shape",
+    "demo",
+    "--patients",
+    "40",
+    "--seconds",
+    "0.01",
+    "--threads",
+    "1",
+    "--batches",
+    "16p",
+    "512t",
+]
+
+
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_step, "CODES", 50)
+    monkeypatch.setattr(train_step, "matmul_flops", lambda *_: 1.0e12)
+
+
+def test_one_row_each_beside_the_naive_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small(monkeypatch)
+    train_step.main(GIVEN)
+    printed = capsys.readouterr().out
+    assert "1 threads" in printed
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == [
+        "| naive: fp32, 16 patients padded to 256",
+        "| ours: fp32, 16 patients",
+        "| ours: fp32, 512 tokens",
+    ]
+    assert rows[1][2] == "1.0"
+    assert all(float(row[2]) > 1.0 for row in rows[2:])
+
+
+def test_the_compiled_path_runs_every_shape_once_before_it_is_timed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small(monkeypatch)
+    monkeypatch.setattr(device, "compiles", lambda *_: True)
+    monkeypatch.setattr(loop, "compiled", lambda model: model)
+    train_step.main(GIVEN)
+    assert "ours: fp32, 512 tokens, compiled" in capsys.readouterr().out
+
+
+def test_peaks_are_taken_before_and_after_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = iter([1.0, 3.0, 7.0])
+    monkeypatch.setattr(train_step, "matmul_flops", lambda *_: next(peaks))
+    rows = [train_step.Row(name, 1.0, 1.0, 1.0) for name in "ab"]
+    found = train_step.between_peaks(
+        [lambda row=row: row for row in rows], torch.float32, torch.device("cpu")
+    )
+    assert list(found) == [(rows[0], 2.0), (rows[1], 5.0)]
+
+
+def test_products_that_the_hardware_lacks_are_measured_small() -> None:
+    assert train_step.matmul_flops(torch.bfloat16, torch.device("cpu"), seconds=0.01) > 1.0e7
+
+
+def test_operations_by_hand() -> None:
+    """Width 8, one layer each, 16 wide inside, 3 prompts; a record of 5 labels."""
+    train = Train.model_validate(
+        {"shape": {"width": 8, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "feed_forward": 16}}
+    )
+    patients = train_step.store(4, torch.device("cpu"))
+    shape = config.from_settings(train, patients.vocabulary_size)
+    model = promptbart.start(shape, objective.log_unigram(patients), seed=1)
+    object.__setattr__(patients, "lengths", np.array([6, 6, 6, 6]))
+    decoder, keys = 4 * 64 + 2 * 64 + 2 * 128, 2 * 64
+    written = decoder * (5 + 3) + 8 * patients.vocabulary_size * 5
+    encoder = 4 * 64 + 2 * 128
+    assert train_step.flops_per_token(model, patients) == 6.0 * (written + (encoder + keys) * 5) / 5
