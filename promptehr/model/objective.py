@@ -241,17 +241,15 @@ def _with_encoder_input(batch: Batch, input_ids: Tensor, attention_mask: Tensor)
 # --- costs -------------------------------------------------------------------------------------
 
 
-def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
+def token_nll(log_probs: Tensor, labels: Tensor) -> Tensor:
     """-log P(label) in nats, [N, L] float32; 0 where nothing is scored.
 
     Args:
-        logits: [N, L, V]; taken to float32 first.
+        log_probs: [N, L, V] what the model returns: normalised, so that it is not done twice.
         labels: [N, L], NOT_SCORED where nothing is scored.
     """
-    flat = nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=NOT_SCORED, reduction="none"
-    )
-    return flat.view_as(labels)
+    found = log_probs.gather(2, labels.clamp(min=0)[..., None])[..., 0].float()
+    return -found.masked_fill(labels == NOT_SCORED, 0.0)
 
 
 def smoothing_nll(logits: Tensor, labels: Tensor) -> Tensor:

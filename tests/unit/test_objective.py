@@ -227,10 +227,10 @@ def unique_code_patients(count: int) -> TokenStore:
 
 
 def test_token_nll_is_minus_log_probability_where_scored() -> None:
-    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]]))
+    log_probs = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]]))
     labels = torch.tensor([[1, NOT_SCORED]])
     expected = torch.tensor([[math.log(4), 0.0]])
-    assert torch.allclose(objective.token_nll(logits, labels), expected)
+    assert torch.allclose(objective.token_nll(log_probs, labels), expected)
 
 
 def test_smoothing_is_the_mean_over_what_can_be_written() -> None:
