@@ -9,7 +9,7 @@ Shapes: B patients, S encoder tokens, L decoder tokens, P prompts, D width, V vo
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,18 @@ class Encoded(BaseModelOutput):  # type: ignore[misc]  # transformers is not typ
     """What the encoder saw: states [B, P + S, D], and the ids [B, S] that codes are pointed at by."""
 
     visible_ids: Tensor | None = None
+
+
+class EmbeddingNorm(nn.LayerNorm):
+    """The layer norm of the embeddings with the dropout after it, which BART's stacks do themselves."""
+
+    def __init__(self, config: PromptBartConfig):
+        super().__init__(config.d_model)
+        self.dropout = config.dropout
+
+    def forward(self, embeds: Tensor) -> Tensor:
+        """[B, L, D] to [B, L, D]."""
+        return nn.functional.dropout(super().forward(embeds), p=self.dropout, training=self.training)
 
 
 class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is not typed
@@ -77,7 +89,19 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         self.decoder_prompts = prompts_of(config)
         self.offsets = offsets_of(config)
         self.repeats = Repeats(width=config.pointer_width, d_model=config.d_model)
+        for stack in (self.model.encoder, self.model.decoder):
+            stack.layernorm_embedding = EmbeddingNorm(config)
         self.post_init()
+
+    def train(self, mode: bool = True) -> Self:
+        """As everywhere, but the two stacks themselves never train: only their layers do.
+
+        A training stack of transformers 5.17 asks the host, layer by layer, whether to drop
+        the layer, which splits a compiled step. PromptBART drops no layers.
+        """
+        super().train(mode)
+        self.model.encoder.training = self.model.decoder.training = False
+        return self
 
     def forward(
         self,
