@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from benchmarks import rivals
 from benchmarks.cohort import Splits
 from promptehr.metrics.likelihood import Array
 from promptehr.model import loop, objective, scoring
-from promptehr.model.batches import Step, TokenStore, derived_seed
+from promptehr.model.batches import Condition, Step, TokenStore, derived_seed
+from promptehr.model.evaluation import evaluate
 from promptehr.model.repeats import Repeats
 from promptehr.model.state import Hooks, LoopState
 from promptehr.settings import Runtime, Train
 from promptehr.stages import train as train_stage
-from promptehr.tokens import FIRST_CODE, VISIT, VISIT_END, Cohort, Vocabulary
+from promptehr.tokens import FIRST_CODE, VISIT, Cohort, Ints, Vocabulary
 
 DEMO = Path(__file__).parent.parent / "profiles/demo/settings.yaml"
 BATCH_TOKENS = 8192
@@ -43,9 +44,9 @@ def ours(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     return train_stage.start(store, vocabulary, train)
 
 
-def as_recorded(cohort: Cohort) -> Cohort:
-    """Codes in the order of SEQ_NUM."""
-    return cohort
+def as_recorded(cohort: Cohort) -> Ints:
+    """[T] the token that each place gets: its own, so that codes stand in the order of SEQ_NUM."""
+    return np.arange(len(cohort.tokens))
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Arm:
         changes: Of the train settings; groups are merged.
         build: Model in training mode, on the CPU; may draw from torch's global generator.
         around: What is replaced while it trains.
-        order: What becomes of each split before anything sees it.
+        order: [T] the token that each place gets, in every split, before anything sees it.
         ruled: Whether the model is scored a second time, with codes of the visit ruled out.
     """
 
@@ -65,7 +66,7 @@ class Arm:
     changes: Mapping[str, Any] = field(default_factory=dict)
     build: Build = ours
     around: Around = contextlib.nullcontext
-    order: Callable[[Cohort], Cohort] = as_recorded
+    order: Callable[[Cohort], Ints] = as_recorded
     ruled: bool = False
 
 
@@ -132,7 +133,7 @@ def kept(folder: Path, key: Mapping[str, Any], arm: Arm, train: Train, cohort: S
 def run(arm: Arm, train: Train, cohort: Splits) -> Run:
     """Train and score."""
     size = cohort.vocabulary.size
-    splits = {name: arm.order(getattr(cohort, name)) for name in ("train", "valid", "test")}
+    splits = {name: ordered(getattr(cohort, name), arm) for name in ("train", "valid", "test")}
     stores = {
         name: TokenStore.from_cohort(split, "cpu", vocabulary_size=size) for name, split in splits.items()
     }
@@ -145,13 +146,26 @@ def run(arm: Arm, train: Train, cohort: Splits) -> Run:
     seconds = time.process_time() - began
     best = next(record for record in state.history if record["step"] == state.best_step)
     return Run(
-        log_prob=scored(state.model, splits["test"], stores["test"]),
-        ruled=with_rule(state.model, splits["test"], stores["test"]) if arm.ruled else None,
+        log_prob=in_places(arm, cohort.test, scored(state.model, splits["test"], stores["test"])),
+        ruled=in_places(arm, cohort.test, with_rule(state.model, splits["test"], stores["test"]))
+        if arm.ruled
+        else None,
         valid_nll=best["valid"]["prompt"]["codes"]["nll"],
         epoch=best["epoch"],
         parameters=rivals.parameters(state.model),
         seconds=seconds,
     )
+
+
+def ordered(cohort: Cohort, arm: Arm) -> Cohort:
+    return replace(cohort, tokens=cohort.tokens[arm.order(cohort)])
+
+
+def in_places(arm: Arm, cohort: Cohort, log_prob: Array) -> Array:
+    """[T] of the reordered tokens back where the tokens stand in the cohort."""
+    found = np.empty_like(log_prob)
+    found[arm.order(cohort)] = log_prob
+    return found
 
 
 def fitted(model: nn.Module, patients: TokenStore, valid: TokenStore, train: Train) -> LoopState:
@@ -170,10 +184,20 @@ def fitted(model: nn.Module, patients: TokenStore, valid: TokenStore, train: Tra
         timed=lambda *_: None,
         noted=lambda _: None,
     )
-    loop.fit(state, patients, valid, train, Runtime(), hooks)
+    with mock.patch.object(loop, "evaluate", under_prompt):
+        loop.fit(state, patients, valid, train, Runtime(), hooks)
     state.model.load_state_dict(best)
     state.model.eval()
     return state
+
+
+def under_prompt(
+    model: Any, store: TokenStore, condition: Condition, train: Train
+) -> dict[str, dict[str, Any]]:
+    """What the product judges an epoch by, without the conditions that choose nothing."""
+    if condition == "prompt":
+        return evaluate(model, store, condition, train)
+    return {"all": {"nll": None}, "codes": {"nll": None}}
 
 
 def scored(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
@@ -274,19 +298,11 @@ def averaged(decay: float) -> Iterator[None]:
         yield
 
 
-def shuffled(cohort: Cohort) -> Cohort:
-    """Codes of each visit in random order, always the same one."""
+def shuffled(cohort: Cohort) -> Ints:
+    """[T] the token that each place gets: codes of a visit in random order, always the same one."""
     tokens = cohort.tokens
-    rng = np.random.default_rng(1)
-    is_code = (tokens >= FIRST_CODE) & (tokens != VISIT_END)
-    visit = np.cumsum(tokens == VISIT)
-    order = np.lexsort((rng.random(len(tokens)), visit))
-    changed = tokens.copy()
-    changed[is_code] = tokens[order][is_code[order]]
-    return replace(cohort, tokens=changed)
-
-
-def split_of(patients: int, train: int, valid: int) -> Sequence[str]:
-    """The assignment that gives about so many patients to training and validation, the rest to test."""
-    shares = {"train": train / patients, "valid": valid / patients}
-    return [f"records.split={json.dumps({**shares, 'test': 1.0 - sum(shares.values())})}"]
+    is_code = tokens >= FIRST_CODE
+    by_visit = np.lexsort((np.random.default_rng(1).random(len(tokens)), np.cumsum(tokens == VISIT)))
+    found = np.arange(len(tokens))
+    found[is_code] = by_visit[is_code[by_visit]]
+    return found

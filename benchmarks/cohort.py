@@ -3,6 +3,7 @@
 Runs the product's own data stages, so that tokens, splits and optimum are the product's.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -83,6 +84,13 @@ def simulated(folder: Path, patients: int, seed: int, *others: str) -> Splits:
     return Splits(**splits, vocabulary=vocabulary, optimum=known.scores, demographic=demographic)
 
 
+def split_of(train: int, valid: int, test: int) -> str:
+    """The assignment that splits that many patients in about these parts."""
+    patients = train + valid + test
+    shares = {"train": train / patients, "valid": valid / patients, "test": test / patients}
+    return f"records.split={json.dumps(shares)}"
+
+
 def without_repeats(baseline: Baseline, cohort: Cohort) -> Array:
     """[T] log-probabilities of a baseline that gives codes of the visit so far no probability.
 
@@ -157,3 +165,12 @@ class Judged:
         more = self.nats - other.nats
         drawn = likelihood.Resamples(len(more), resamples=resamples, seed=1).ratio(more, self.codes)
         return float(more.sum() / self.codes.sum()), likelihood.interval(drawn)
+
+
+def above(judged: Judged, ours: Judged | None) -> str:
+    """Difference with interval, and the difference of each seed, as two cells of a table."""
+    if ours is None or judged is ours:
+        return " | "
+    value, (low, high) = judged.above(ours)
+    seeds = (f"{theirs - own:+.3f}" for theirs, own in zip(judged.by_seed, ours.by_seed, strict=True))
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f}) | {', '.join(seeds)}"

@@ -6,6 +6,8 @@ unigram as PromptBART does: they differ from it in how they compute, not in what
 Shapes: B patients, L decoder tokens, P prompts, D width, V vocabulary.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
@@ -19,22 +21,31 @@ from promptehr.tokens import ETHNICITIES, FIRST_CODE, GENDERS
 SPREAD = 0.02  # of first weights, as in GPT-2 and BART
 
 
-class Unruled(nn.Module):
+class Unruled(Repeats):
     """In place of `Repeats`: logits to log-probabilities, whatever is already written."""
 
-    width = 0
-
-    def forward(self, logits: Tensor, *_: object) -> Tensor:
-        return logits.float().log_softmax(-1)
-
-
-class MayRepeat(Repeats):
-    """`Repeats` that points, but lets a code come twice in a visit."""
+    def __init__(self) -> None:
+        super().__init__(width=0, d_model=1)
 
     def forward(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
-        none = torch.zeros_like(places.used)
-        free = Places(places.ids, none, places.earlier, places.recent, places.open)
-        return super().forward(logits, states, free, embeddings)
+        return super().forward(logits, states, forgetting(places), embeddings)
+
+    def of_answers(
+        self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None, answers: Tensor
+    ) -> Tensor:
+        return super().of_answers(logits, states, forgetting(places), embeddings, answers)
+
+
+class MayRepeat(Unruled):
+    """The same with the pointer: a code may come twice in a visit, those of earlier ones are pointed at."""
+
+    def __init__(self, *, width: int, d_model: int):
+        Repeats.__init__(self, width=width, d_model=d_model)
+
+
+def forgetting(places: Places) -> Places:
+    """No code is used yet."""
+    return replace(places, used=torch.zeros_like(places.used))
 
 
 class Decoder(nn.Module):
@@ -44,9 +55,12 @@ class Decoder(nn.Module):
         prompts: Demographics to the first P inputs.
         final_logits_bias: [1, V] constant offset of the logits.
         repeats: What is done to logits with what is already written.
+        offsets: Of the logits, counted by demographics; None for none, as it starts.
     """
 
-    def __init__(self, log_unigram: Tensor, train: Train, *, repeats: nn.Module):
+    offsets: nn.Module | None
+
+    def __init__(self, log_unigram: Tensor, train: Train, *, repeats: Repeats):
         super().__init__()
         self.prompts = Prompts(
             numeric=1,
@@ -57,6 +71,7 @@ class Decoder(nn.Module):
         )
         self.register_buffer("final_logits_bias", log_unigram[None])
         self.repeats = repeats
+        self.offsets = None
         for linear in (self.prompts.numeric_map, self.prompts.categorical_map):
             nn.init.normal_(linear.weight, std=SPREAD / train.prompt.width**0.5)
 
@@ -74,23 +89,36 @@ class Decoder(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, *, x_num: Tensor, x_cat: Tensor, decoder_input_ids: Tensor, **_: object
+        self,
+        *,
+        x_num: Tensor,
+        x_cat: Tensor,
+        decoder_input_ids: Tensor,
+        answers: Tensor | None = None,
+        **_: object,
     ) -> CausalLMOutput:
-        """[B, L, V] log-probabilities of the token after each; what an encoder would see is not looked at."""
+        """[B, L, V] log-probabilities of the token after each, or [B, L] of the answers.
+
+        What an encoder would see is not looked at.
+        """
         inputs = torch.cat([self.prompts(x_num, x_cat), self.embeddings(decoder_input_ids)], dim=1)
         states = self.states(inputs)[:, -decoder_input_ids.shape[1] :]
         logits = nn.functional.linear(states, self.embeddings.weight, self.final_logits_bias[0])
+        if self.offsets is not None:
+            logits = logits + self.offsets(x_num, x_cat)
         codes = logits.shape[-1] - FIRST_CODE - 2
         width = decoder_input_ids.shape[1]
         places = Places.of(decoder_input_ids, decoder_input_ids[:, :0], width, codes=codes)
         keys = self.embeddings(places.ids) if self.repeats.width else None
+        if answers is not None:
+            return CausalLMOutput(logits=self.repeats.of_answers(logits, states, places, keys, answers))
         return CausalLMOutput(logits=self.repeats(logits, states, places, keys))
 
 
 class Gpt2(Decoder):
     """transformers' GPT-2 of so many layers, width and heads those of the settings."""
 
-    def __init__(self, log_unigram: Tensor, train: Train, *, repeats: nn.Module, layers: int):
+    def __init__(self, log_unigram: Tensor, train: Train, *, repeats: Repeats, layers: int):
         super().__init__(log_unigram, train, repeats=repeats)
         shape = train.shape
         self.body = GPT2Model(
@@ -122,7 +150,7 @@ class Gpt2(Decoder):
 class Lstm(Decoder):
     """One LSTM layer of so many units, mapped to the width of the embeddings."""
 
-    def __init__(self, log_unigram: Tensor, train: Train, *, repeats: nn.Module, units: int):
+    def __init__(self, log_unigram: Tensor, train: Train, *, repeats: Repeats, units: int):
         super().__init__(log_unigram, train, repeats=repeats)
         width = train.shape.width
         self.embed = nn.Embedding(len(log_unigram), width)

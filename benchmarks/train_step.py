@@ -116,7 +116,7 @@ def store(count: int, where: torch.device) -> TokenStore:
     rng = np.random.default_rng(1)
     codes = np.clip(np.exp(rng.normal(2.0, 0.85, count)), 1, PADDED - 4).astype(int)
     sequences = [
-        [tokens.BOS, tokens.VISIT, *rng.integers(6, 6 + CODES, size), tokens.VISIT_END, tokens.END]
+        [tokens.BOS, tokens.VISIT, *rng.choice(CODES, size, replace=False) + 6, tokens.VISIT_END, tokens.END]
         for size in codes
     ]
     cohort = tokens.Cohort(

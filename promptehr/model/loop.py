@@ -27,6 +27,7 @@ from promptehr.model.batches import (
     plan_epoch,
 )
 from promptehr.model.evaluation import evaluate
+from promptehr.model.objective import Batch
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.model.state import Hooks, LoopState
 from promptehr.model.watching import watched
@@ -182,11 +183,7 @@ def train_step(
     batch = objective.training(store, step, train.corruption, noise)
     answer = batch.labels.masked_fill(~step.present[:, None], objective.NOT_SCORED)
     with autocast(train, store.device):
-        logits = (state.model if forward is None else forward)(**batch.inputs, use_cache=False).logits
-    nll = objective.token_nll(logits, answer)
-    cost = nll
-    if train.label_smoothing:
-        cost = torch.lerp(nll, objective.smoothing_nll(logits, answer), train.label_smoothing)
+        nll, cost = _costs(state.model if forward is None else forward, batch, answer, train)
     loss = cost.sum() / labels
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -195,6 +192,18 @@ def train_step(
     state.optimizer.step()
     state.sums += _sums(nll.detach(), answer, step.condition)
     state.step += 1
+
+
+def _costs(forward: nn.Module, batch: Batch, answer: Tensor, train: Train) -> tuple[Tensor, Tensor]:
+    """[N, L] -log P of the answers in nats, and what is minimised: the same, smoothed if asked for."""
+    scored = answer != objective.NOT_SCORED
+    if not train.label_smoothing:
+        log_p = forward(**batch.inputs, answers=answer.clamp(min=0), use_cache=False).logits
+        nll = -log_p.masked_fill(~scored, 0.0)
+        return nll, nll
+    log_probs = forward(**batch.inputs, use_cache=False).logits
+    nll = objective.token_nll(log_probs, answer)
+    return nll, torch.lerp(nll, objective.smoothing_nll(log_probs, answer), train.label_smoothing)
 
 
 def _sums(nll: Tensor, labels: Tensor, condition: Tensor) -> Tensor:

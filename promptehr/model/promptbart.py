@@ -116,9 +116,10 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         x_num: Tensor | None = None,
         x_cat: Tensor | None = None,
         written_ids: Tensor | None = None,
+        answers: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """Log-probabilities [B, L, V] of the token after each decoder token.
+        """Log-probabilities [B, L, V] of the token after each decoder token, or [B, L] of one answer each.
 
         Args:
             input_ids: [B, S] BOS, visible visits, EOS, padding.
@@ -134,6 +135,8 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             x_num: [B, 1] age in standard units.
             x_cat: [B, 2] gender and ethnicity ids.
             written_ids: [B, tokens with the cached ones] all decoder tokens, where there is a cache.
+            answers: [B, L] ids; the log-probabilities of these alone are returned as logits, [B, L],
+                which is all that training asks for.
             **kwargs: What transformers passes on to encoder and decoder.
         """
         kwargs.pop("return_dict", None)
@@ -171,6 +174,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             written=written_ids,
             visible=encoder_outputs.get("visible_ids"),
             cached=past > 0,
+            answers=answers,
         )
         return Seq2SeqLMOutput(
             loss=None
@@ -195,8 +199,9 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         written: Tensor | None,
         visible: Tensor | None,
         cached: bool,
+        answers: Tensor | None,
     ) -> Tensor:
-        """[B, L, V] log-probabilities that heed what is already written."""
+        """[B, L, V] log-probabilities that heed what is already written, or [B, L] of the answers."""
         if written is None:
             if cached:
                 raise ValueError("a cache needs written_ids: all decoder tokens so far")
@@ -204,6 +209,8 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         visible = new[:, :0] if visible is None else visible
         places = Places.of(written, visible, new.shape[1], codes=self.config.vocab_size - FIRST_CODE - 2)
         embeddings = self.model.shared(places.ids) if self.repeats.width else None
+        if answers is not None:
+            return self.repeats.of_answers(logits, states, places, embeddings, answers)
         found: Tensor = self.repeats(logits, states, places, embeddings)
         return found
 

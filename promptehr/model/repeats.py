@@ -78,25 +78,53 @@ class Repeats(nn.Module):
 
     def forward(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
         """[B, L, V] logits, [B, L, D] states and [B, C, D] embeddings of the places to log-probabilities."""
-        written = places.ids[:, -places.used.shape[2] :]
-        # What is not used sends PAD there, which is never written anyway.
-        logits = logits.float().scatter(2, torch.where(places.used, written[:, None], PAD), NEVER)
+        logits = _without_used(logits, places)
         if not self.width or embeddings is None:
             return logits.log_softmax(-1)
-        where = places.ids[:, None].expand(-1, logits.shape[1], -1)  # [B, L, C]
-        may = places.earlier & places.open[..., None] & (logits.gather(2, where) > NEVER)
-        scores = self.query(states) @ self.key(embeddings).transpose(1, 2) / self.width**0.5
-        scores = scores.float() + self.recency.weight.float() * places.recent
-        attention = scores.masked_fill(~may, NEVER).softmax(-1) * may
-        gate = torch.where(may.any(2), self.gate(states).float()[..., 0], NEVER)[..., None]
+        attention, gate = self._pointed(logits, states, places, embeddings)
         own = logits.log_softmax(-1) + nn.functional.logsigmoid(-gate)
         # A code's attention is that of all its places; the mixture is written at the first of them.
         same = (places.ids[:, :, None] == places.ids[:, None]).float()  # [B, C, C]
         # In bfloat16 the shares of a code's places would not add up to 1.
         with torch.autocast(logits.device.type, enabled=False):
             pointed = (attention @ same).clamp(min=1e-30).log() + nn.functional.logsigmoid(gate)
+        where = places.ids[:, None].expand(-1, logits.shape[1], -1)  # [B, L, C]
         plain = own.gather(2, where)
         first = same.cumsum(1).diagonal(dim1=1, dim2=2) == 1
         kept = first[:, None] & (plain > NEVER / 2)
         mixed = torch.where(kept, torch.logaddexp(plain, pointed), torch.full_like(plain, NEVER))
         return own.scatter(2, torch.where(kept, where, PAD), mixed)
+
+    def of_answers(
+        self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None, answers: Tensor
+    ) -> Tensor:
+        """[B, L] what `forward` says of the answers, [B, L] ids: a third less work for small models."""
+        logits = _without_used(logits, places)
+        plain = -nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none")
+        plain = plain.view_as(answers)
+        if not self.width or embeddings is None:
+            return plain
+        attention, gate = self._pointed(logits, states, places, embeddings)
+        own = plain + nn.functional.logsigmoid(-gate[..., 0])
+        here = places.ids[:, None] == answers[..., None]  # [B, L, C]
+        pointed = (attention * here).sum(-1).clamp(min=1e-30).log() + nn.functional.logsigmoid(gate[..., 0])
+        return torch.where(here.any(2) & (own > NEVER / 2), torch.logaddexp(own, pointed), own)
+
+    def _pointed(
+        self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[B, L, C] attention over the places, all 0 where none may be pointed at, and [B, L, 1] the gate."""
+        where = places.ids[:, None].expand(-1, logits.shape[1], -1)
+        may = places.earlier & places.open[..., None] & (logits.gather(2, where) > NEVER)
+        scores = self.query(states) @ self.key(embeddings).transpose(1, 2) / self.width**0.5
+        scores = scores.float() + self.recency.weight.float() * places.recent
+        attention = scores.masked_fill(~may, NEVER).softmax(-1) * may
+        gate = torch.where(may.any(2), self.gate(states).float()[..., 0], NEVER)[..., None]
+        return attention, gate
+
+
+def _without_used(logits: Tensor, places: Places) -> Tensor:
+    """[B, L, V] float32 logits with NEVER at codes of the visit so far."""
+    written = places.ids[:, -places.used.shape[2] :]
+    # What is not used sends PAD there, which is never written anyway.
+    return logits.float().scatter(2, torch.where(places.used, written[:, None], PAD), NEVER)

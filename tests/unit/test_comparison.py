@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import arms, cohort, comparison, rivals
+from benchmarks import arms, cohort, comparison, rivals, study
 from benchmarks.cohort import Judged, Splits
 from promptehr import baselines
 from promptehr.metrics.likelihood import Scores
 from promptehr.model import loop, objective
 from promptehr.model.batches import TokenStore
-from promptehr.tokens import BOS, FIRST_CODE, VISIT, Vocabulary
+from promptehr.tokens import BOS, EOS, FIRST_CODE, VISIT, Vocabulary
 from tests.model_builders import CODES, SIZE, random_patients
 from tests.model_builders import cohort as patients
 
@@ -135,13 +135,16 @@ def test_schedules(around: type[AbstractContextManager[None]], rates: list[float
         assert [loop.learning_rate(step, 6, train) for step in (0, 2, 4)] == pytest.approx(rates)
 
 
-def test_shuffling_keeps_each_visit_s_codes() -> None:
+def test_shuffling_keeps_each_visit_s_codes_and_scores_find_their_places() -> None:
     before = patients([[7, 8, 9, 10, 11], [6, 7, 8]], [[9, 10, 11, 6]])
-    after = arms.shuffled(before)
+    arm = arms.Arm("shuffled", order=arms.shuffled)
+    after = arms.ordered(before, arm)
     assert not np.array_equal(before.tokens, after.tokens)
     visit = np.cumsum(before.tokens == VISIT)
     for number in range(4):
         assert sorted(before.tokens[visit == number]) == sorted(after.tokens[visit == number])
+    scores = after.tokens.astype(float)
+    assert arms.in_places(arm, before, scores).tolist() == before.tokens.tolist()
 
 
 def test_averaging_keeps_the_mean_of_the_weights() -> None:
@@ -159,6 +162,30 @@ def test_averaging_keeps_the_mean_of_the_weights() -> None:
     with arms.averaged(0.9):
         mean = weights()
     assert 0.001 < float((mean - last).abs().max()) < 0.1
+
+
+def test_a_code_may_come_twice_only_where_the_rule_is_off() -> None:
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    train = arms.demo(1, TINY)
+    inputs = {
+        "x_num": store.x_num[:1],
+        "x_cat": store.x_cat[:1],
+        "input_ids": torch.tensor([[BOS, EOS]]),
+        "decoder_input_ids": torch.tensor([[BOS, VISIT, 7, 8]]),
+    }
+    for build, may in ((arms.ours, False), (arms.may_repeat, True)):
+        p = build(store, train, VOCABULARY).eval()(**inputs).logits[0, 3].exp().detach()
+        assert (p[7] > 0.001) == may
+        assert float(p.sum()) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_flat_start_is_uniform_over_what_can_be_written() -> None:
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    model = arms.flat_start(store, arms.demo(1, TINY, {"offsets": False}), VOCABULARY).eval()
+    first = model(**objective.prompt(store, torch.arange(4)).inputs).logits[:, 0].exp()
+    expected = torch.zeros(SIZE)
+    expected[VISIT : store.mask] = 1 / (store.mask - VISIT)
+    assert torch.allclose(first, expected.expand_as(first), atol=0.05)
 
 
 # --- the whole script --------------------------------------------------------------------------
@@ -194,3 +221,21 @@ def test_the_table_has_a_row_per_distribution_and_runs_are_kept(
     assert len(list((tmp_path / "work").glob("*.npz"))) == 4
     comparison.main(given)
     assert capsys.readouterr().out == first
+
+
+def test_the_study_has_a_row_per_change_beside_the_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--seeds", "1", "--train", "60", "--valid", "20", "--test", "40", "--epochs", "1"]
+    study.main([*given, "--rows", "no_pointer", "shuffled", "--work", str(tmp_path)])
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    titles = [line.split(" | ")[0] for line in table]
+    expected = ["what is changed", "**the demo's recipe**", "no pointer", "codes of a visit in random order"]
+    assert titles == [f"| {title}" for title in expected]
+    assert len({line.count("|") for line in table}) == 1
+
+
+def test_splits_have_about_the_sizes_asked_for(tmp_path: Path) -> None:
+    made = cohort.simulated(tmp_path, 400, 1, cohort.split_of(200, 80, 120))
+    sizes = [len(made.train), len(made.valid), len(made.test)]
+    assert sizes == [pytest.approx(size, abs=30) for size in (200, 80, 120)]

@@ -117,6 +117,33 @@ def test_gradients_are_those_of_the_formula() -> None:
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
+def test_answers_alone_cost_what_they_cost_among_all() -> None:
+    states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
+    for width in (4, 0):
+        repeats = module(width)
+        whole = repeats(logits(), states, places(), embeddings)
+        for token in range(SIZE):
+            answers = torch.full((3, 9), token)
+            alone = repeats.of_answers(logits(), states, places(), embeddings, answers)
+            assert torch.allclose(alone.exp(), whole[..., token].exp(), atol=1e-6)
+            possible = whole[..., token] > NEVER / 2
+            assert torch.equal(possible, alone > NEVER / 2)
+            assert torch.allclose(alone[possible], whole[..., token][possible], atol=1e-5)
+
+
+def test_answers_alone_have_the_same_gradients() -> None:
+    repeats = module()
+    parameters = list(repeats.parameters())
+    states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
+    answers = torch.full((3, 9), D)
+    answers[2, 5:7] = B
+    given = logits().requires_grad_()
+    whole = repeats(given, states, places(), embeddings).gather(2, answers[..., None]).sum()
+    alone = repeats.of_answers(given, states, places(), embeddings, answers).sum()
+    expected, found = (torch.autograd.grad(total, [given, *parameters]) for total in (whole, alone))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
+
+
 def test_a_code_of_the_visit_is_ruled_out_until_the_visit_ends() -> None:
     found = Repeats(width=0, d_model=WIDTH)(logits(), torch.zeros(3, 9, WIDTH), places(), None).exp()
     ruled_out = [[step for step in range(9) if float(found[0, step, code]) == 0.0] for code in (A, B, C)]
