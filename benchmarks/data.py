@@ -34,11 +34,12 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from promptehr import artifacts, schemas
-from promptehr.ingestion import content, ethnicity, mimic3, structure, table, values
+from promptehr.ingestion import content, diagnoses, ethnicity, mimic3, structure, table, values
 from promptehr.settings import from_assignments
 from promptehr.stage_table import BY_NAME
 from promptehr.stages import ingest, records
 
+PANDAS_SECONDS = 90.0  # a step of pandas that would take longer is left out
 PATIENTS, TINY = 46_520, 300  # MIMIC-III's; enough for every step to run
 COPY_STEP = 10_000_000  # above every simulated id
 FILES = {
@@ -150,28 +151,43 @@ def _shifted(rows: pa.Table, step: int) -> pa.Table:
 # --- one measurement ---------------------------------------------------------------------------
 
 
-def measured(step: str, folder: Path, tiny: Path) -> tuple[float, float]:
-    """Seconds of a step after its like on a tiny cohort, and the peak MiB of the process, a fresh one."""
+def measured(step: str, folder: Path, tiny: Path) -> tuple[float, float, float]:
+    """Seconds and processor seconds of a step after its like on a tiny cohort, and the peak MiB of the
+    process, a fresh one."""
     STEPS[step](tiny)
+    before = time.process_time()
     seconds = timeit.timeit(partial(STEPS[step], folder), number=1)
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    busy = time.process_time() - before
+    return seconds, busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # Each part of ingest and records: what it is, and the functions that do it and nothing listed below it.
 PARTS: Sequence[tuple[str, Sequence[tuple[Any, str]]]] = (
-    ("ingest: bytes read, unpacked, UTF-8 and line ends checked", [(content, "read")]),
-    ("ingest: records counted, quotes, stray CRs and ragged records looked for", [(structure, "body")]),
-    ("ingest: needed columns parsed as text", [(table, "_parse")]),
+    (
+        "ingest: bytes read, unpacked, UTF-8 and line ends checked",
+        [(content, "_read"), (content, "_require_text"), (content, "_line_ends")],
+    ),
+    (
+        "ingest: records counted, quotes, stray CRs and ragged records looked for",
+        [(structure, name) for name in ("_plain", "_marks", "_check_quotes", "_body")],
+    ),
+    ("ingest: needed columns parsed, ids and positions as numbers", [(table, "_parse")]),
     ("ingest: spreadsheet dates looked for", [(values, "refuse_spreadsheet_times")]),
-    ("ingest: ids and positions read as whole numbers", [(values, "numbers")]),
     ("ingest: times read", [(values, "times")]),
+    ("ingest: distinct words found", [(ingest, "words"), (mimic3, "words")]),
     (
         "ingest: distinct codes judged, lost zeros looked for",
         [(values, "codes"), (ingest, "refuse_lost_zeros")],
     ),
-    ("ingest: rows rejected by reason", [(ingest, "_reject")]),
+    (
+        "ingest: diagnoses compared with admissions, rows rejected by reason",
+        [(ingest, "reject"), (diagnoses, "_judge_piece")],
+    ),
     ("ingest: repeated patients and admissions looked for", [(ingest, "_reject_repeated")]),
-    ("ingest: diagnoses sorted, repeated codes looked for", [(ingest, "_reject_repeated_codes")]),
+    (
+        "ingest: diagnoses sorted, repeated codes looked for",
+        [(diagnoses, "_order"), (diagnoses, "_first")],
+    ),
     ("records: tables joined to visits and patients", [(records, "join")]),
     ("records: patients judged", [(records, "with_reasons")]),
     ("records: patients hashed to splits", [(records, "with_splits")]),
@@ -235,6 +251,7 @@ class Figures:
         rows: Diagnosis rows.
         tokens: Tokens in the shards.
         seconds: Of each step, turn by turn; fewer where a step does not run in each turn.
+        busy: Processor seconds of each step, likewise.
         peaks: MiB of each step, likewise.
         skipped: Why a step did not run.
     """
@@ -243,6 +260,7 @@ class Figures:
     rows: int
     tokens: int
     seconds: Mapping[str, Sequence[float]]
+    busy: Mapping[str, Sequence[float]]
     peaks: Mapping[str, Sequence[float]]
     skipped: Mapping[str, str]
 
@@ -268,37 +286,63 @@ def measure(
         apart(copied, once, folder, scale)
         found.append(figures_of(scale, folder, tiny, runs if scale == 1 else min(runs, 3), found, apart))
         shutil.rmtree(folder)
-    return found, apart(parts_measured, once, runs)
+    with one_thread():
+        return found, apart(parts_measured, once, runs)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Processes that start meanwhile have one thread: the times of parts add up to that of the whole."""
+    names = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def figures_of(
     scale: int, folder: Path, tiny: Path, runs: int, smaller: Sequence[Figures], apart: Apart
 ) -> Figures:
-    """All steps in turns; pandas, which is slow, once above 1x, and not where memory is short."""
+    """All steps in turns; pandas, which is slow, once above 1x, and not where it would take too much."""
     seconds: dict[str, list[float]] = {step: [] for step in STEPS}
+    busy: dict[str, list[float]] = {step: [] for step in STEPS}
     peaks: dict[str, list[float]] = {step: [] for step in STEPS}
-    skipped = short_of_memory(scale, smaller[-1]) if smaller else {}
+    skipped = too_much(scale, smaller[-1]) if smaller else {}
     for turn in range(runs):
         for step in STEPS:
             if step in skipped or (step == "pandas" and turn and scale > 1):
                 continue
-            took, peak = apart(measured, step, folder, tiny)
+            took, worked, peak = apart(measured, step, folder, tiny)
             seconds[step].append(took)
+            busy[step].append(worked)
             peaks[step].append(peak)
     ledger = artifacts.read_json(folder / "ingest/ledger.json", schemas.LEDGER)
     index = artifacts.read_json(folder / "shards/index.json", schemas.INDEX)
     tokens = sum(shard["tokens"] for split in index["splits"].values() for shard in split)
     rows = ledger["tables"]["diagnoses"]["rows_in"]
-    return Figures(scale, rows, tokens, seconds=seconds, peaks=peaks, skipped=skipped)
+    return Figures(scale, rows, tokens, seconds=seconds, busy=busy, peaks=peaks, skipped=skipped)
 
 
-def short_of_memory(scale: int, smaller: Figures) -> dict[str, str]:
-    """Why pandas is left out, if its peak at a smaller scale says that memory will not do."""
+def too_much(scale: int, smaller: Figures) -> dict[str, str]:
+    """Why pandas is left out: if its time or memory, grown from the smaller scale, passes a limit."""
+    if smaller.skipped:
+        return {"pandas": "skipped, as at the smaller scale"}
+    growth = scale / smaller.scale
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    needed = max(smaller.peaks["pandas"], default=0.0) / 1024 * scale / smaller.scale
-    if not smaller.skipped and needed <= free:
-        return {}
-    return {"pandas": f"skipped: {needed:.0f} GiB by the smaller scale, {free:.0f} free"}
+    needed = max(smaller.peaks["pandas"]) / 1024 * growth
+    if needed > free:
+        return {"pandas": f"skipped: {needed:.0f} GiB by the smaller scale, {free:.0f} free"}
+    # The median turn: the first one may have waited for others on the machine.
+    seconds = median(smaller.seconds["pandas"]) * growth
+    if seconds > PANDAS_SECONDS:
+        return {"pandas": f"skipped: {seconds:.0f} s by the smaller scale, the limit is {PANDAS_SECONDS:.0f}"}
+    return {}
 
 
 # --- Markdown ----------------------------------------------------------------------------------
@@ -326,12 +370,13 @@ def processor() -> str:
 
 
 def table_of_steps(found: Sequence[Figures]) -> Iterable[str]:
-    yield "| scale | step | runs | seconds | times floor | million rows/s | time per row, 1x = 1 | peak MiB |"
-    yield "|---|---|---|---|---|---|---|---|"
+    titles = ("scale", "step", "runs", "seconds", "processor s", "times floor", "million rows/s")
+    yield f"| {' | '.join((*titles, 'time per row, 1x = 1', 'peak MiB'))} |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for figures in found:
         for step in STEPS:
             if step in figures.skipped:
-                yield f"| {figures.scale}x | {TITLES[step]} | 0 | {figures.skipped[step]} | | | | |"
+                yield f"| {figures.scale}x | {TITLES[step]} | 0 | {figures.skipped[step]} | | | | | |"
                 continue
             peak = max(figures.peaks[step])
             yield _row(figures, found[0], TITLES.get(step, step), [step], peak)
@@ -349,22 +394,23 @@ def table_of_steps(found: Sequence[Figures]) -> Iterable[str]:
 
 def _row(figures: Figures, first: Figures, title: str, steps: Sequence[str], peak: float) -> str:
     """Medians over the turns: of the seconds, and of the ratios to the floor of the same turn."""
-    seconds = _together(figures, steps)
+    seconds = _together(figures.seconds, steps)
     ratio = median(took / floor for took, floor in zip(seconds, figures.seconds["floor"], strict=False))
-    growth = median(seconds) / median(_together(first, steps)) / (figures.rows / first.rows)
+    growth = median(seconds) / median(_together(first.seconds, steps)) / (figures.rows / first.rows)
     return (
-        f"| {figures.scale}x | {title} | {len(seconds)} | {median(seconds):.3g} | {ratio:.1f}"
+        f"| {figures.scale}x | {title} | {len(seconds)} | {median(seconds):.3g}"
+        f" | {median(_together(figures.busy, steps)):.3g} | {ratio:.1f}"
         f" | {figures.rows / median(seconds) / 1e6:.2f} | {growth:.2f} | {peak:,.0f} |"
     )
 
 
-def _together(figures: Figures, steps: Sequence[str]) -> list[float]:
-    return [sum(turn) for turn in zip(*(figures.seconds[step] for step in steps), strict=True)]
+def _together(of_steps: Mapping[str, Sequence[float]], steps: Sequence[str]) -> list[float]:
+    return [sum(turn) for turn in zip(*(of_steps[step] for step in steps), strict=True)]
 
 
 def table_of_parts(parts: Mapping[str, Sequence[float]]) -> Iterable[str]:
     whole = median(parts["ingest and records"])
-    yield "| part, at 1x, in one process | milliseconds | share |"
+    yield "| part, at 1x, on one thread | milliseconds | share |"
     yield "|---|---|---|"
     for name, seconds in parts.items():
         yield f"| {name} | {1000 * median(seconds):.1f} | {median(seconds) / whole:.1%} |"

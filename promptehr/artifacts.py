@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,15 +102,64 @@ def sha256(path: Path) -> str:
 
 
 def write_table(path: Path, table: pa.Table, schema: schemas.Table) -> None:
-    """Publish a table that has exactly the schema's columns; rows must already be sorted."""
-    table = table.select([column.name for column in schema.columns]).cast(schema.arrow)
-    with published(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(_metadata(schema)),
+    """Publish a table that has exactly the schema's columns; rows must already be sorted.
+
+    A column of texts may come as a dictionary, also in lists: it is stored without being spelt out.
+    """
+    table = pa.table(
+        [_stored(table[column.name], column.type) for column in schema.columns],
+        pa.schema(
+            [pa.field(c.name, _stored_type(table[c.name].type, c.type), c.nullable) for c in schema.columns]
+        ),
+    )
+    leaves = dict(_leaves(schema.arrow))
+    ids = [name for name, kind in leaves.items() if kind == pa.int64() or pa.types.is_timestamp(kind)]
+    with (
+        published(path) as temporary,
+        pq.ParquetWriter(
             temporary,
+            table.schema,
             compression="zstd",
             write_page_checksum=True,
-        )
+            # Ids and times rarely repeat, and the least and largest text of a column help nobody.
+            use_dictionary=[name for name in leaves if name not in ids],
+            column_encoding=dict.fromkeys(ids, "DELTA_BINARY_PACKED"),
+            write_statistics=[name for name, kind in leaves.items() if kind != pa.string()],
+            # It would say of a column that it was a dictionary in memory.
+            store_schema=False,
+        ) as writer,
+    ):
+        writer.add_key_value_metadata(_metadata(schema))
+        writer.write_table(table)
+
+
+def write_tables(tables: Mapping[Path, tuple[pa.Table, schemas.Table]]) -> None:
+    """Publish several tables, each with its schema, on several threads."""
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        for _ in pool.map(lambda path: write_table(path, *tables[path]), tables):
+            pass
+
+
+def _stored(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column in one piece, so that pages do not depend on how it came about."""
+    joined = column.cast(_stored_type(column.type, kind)).combine_chunks()
+    return joined if isinstance(joined, pa.ChunkedArray) else pa.chunked_array([joined])
+
+
+def _stored_type(found: pa.DataType, kind: pa.DataType) -> pa.DataType:
+    """The type of the contract, with a dictionary for texts where one was found."""
+    if pa.types.is_list(kind):
+        return pa.list_(_stored_type(found.value_type, kind.value_type))
+    return pa.dictionary(pa.int32(), kind) if pa.types.is_dictionary(found) else kind
+
+
+def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
+    """Parquet's name and the type of what each column holds, inside its lists."""
+    for field in schema:
+        name, kind = field.name, field.type
+        while pa.types.is_list(kind):
+            name, kind = f"{name}.list.element", kind.value_type
+        yield name, kind
 
 
 def read_table(
@@ -228,11 +278,16 @@ def write_sealed(
         inputs: What it read, by option name; recorded as sha256, without the path.
         files: What it wrote, in the document's folder or below it.
     """
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        digests = list(pool.map(sha256, [*inputs.values(), *files]))
     seal = {
         "stage": stage,
         "key": {"settings": assignments(stage, settings), "code": provenance.code(stage)},
-        "inputs": {name: sha256(source) for name, source in inputs.items()},
-        "files": {file.relative_to(path.parent).as_posix(): sha256(file) for file in files},
+        "inputs": dict(zip(inputs, digests, strict=False)),
+        "files": {
+            file.relative_to(path.parent).as_posix(): digest
+            for file, digest in zip(files, digests[len(inputs) :], strict=True)
+        },
     }
     write_json(path, {**content, **seal}, document)
 

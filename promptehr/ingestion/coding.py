@@ -1,11 +1,11 @@
 """What stands for a code in the records: its granularity, the fold of rare ones, the order of ties.
 
 Turns diagnoses and visits into the same with other code texts, and counts what it changed. Knows
-codes and admissions, never sees times, ages or splits.
+codes and admissions, never sees times, ages or splits. Each distinct text is rewritten once.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from promptehr import icd9, icd10
+from promptehr.ingestion.texts import names_of, picked
 from promptehr.settings import Records
 
 # Odd 64-bit multipliers of the splitmix64 finaliser (Steele, Lea and Flood 2014): a cheap mixing of
@@ -26,11 +27,13 @@ class Coded:
 
     Attributes:
         frame: In the order and with the columns that came in.
+        names: Texts of its codes, sorted.
         rejected: Codes left out, by reason.
         noted: Codes kept, by what was done to them.
     """
 
     frame: pl.DataFrame
+    names: Sequence[str]
     rejected: Mapping[str, int] = field(default_factory=dict)
     noted: Mapping[str, int] = field(default_factory=dict)
 
@@ -40,20 +43,28 @@ def coded(diagnoses: pl.DataFrame, settings: Records) -> Coded:
 
     An ICD-10 code is written `ICD10:...`, since the same letters may be another code in ICD-9. Codes
     of an admission that become the same text are one: the first stays.
+
+    Args:
+        diagnoses: Columns of `schemas.DIAGNOSES`, `code` an Enum; so it is in what comes out.
+        settings: Of records.
     """
     tied = _ties(diagnoses)
-    ten = pl.col("system") == "icd10"
-    text = pl.when(ten).then(pl.lit(icd10.PREFIX) + pl.col("code")).otherwise("code")
-    diagnoses = diagnoses.with_columns(text.alias("code"))
+    names = names_of(diagnoses["code"])
+    is_ten = (diagnoses["system"] == "icd10").to_numpy()
+    texts = pl.Series([*names, *(icd10.PREFIX + name for name in names)])
+    places = diagnoses["code"].to_physical().to_numpy() + is_ten * np.uint32(len(names))
+    diagnoses = diagnoses.select("hadm_id", "position", code=picked(texts, places))
     ordered = diagnoses if settings.tie_break == "code" else _by_hash(diagnoses, settings.seed)
     noted = {f"same SEQ_NUM as another, or none: ordered by {settings.tie_break}": tied}
     if settings.granularity == "full":
-        return Coded(ordered, noted=noted)
-    texts: Mapping[str, Callable[[str], str | None]] = {"category": category, "ccs": icd9.ccs_text}
-    rewritten, changed, homeless = _rewritten(ordered, texts[settings.granularity])
+        return Coded(ordered, names_of(ordered["code"]), noted=noted)
+    rewriters: Mapping[str, Callable[[str], str | None]] = {"category": category, "ccs": icd9.ccs_text}
+    codes, changed, homeless = _rewritten(ordered["code"], rewriters[settings.granularity])
+    rewritten = ordered.with_columns(code=codes)
     once = rewritten.unique(["hadm_id", "code"], keep="first", maintain_order=True)
     return Coded(
         once,
+        names_of(once["code"]),
         {f"same {settings.granularity} as an earlier code of the visit": rewritten.height - once.height},
         {
             **noted,
@@ -63,14 +74,18 @@ def coded(diagnoses: pl.DataFrame, settings: Records) -> Coded:
     )
 
 
-def folded(records: pl.DataFrame, fold_below: int) -> Coded:
+def folded(records: pl.DataFrame, names: Sequence[str], fold_below: int) -> Coded:
     """Records whose rare codes are their category; codes of a visit that become one are one.
 
     Args:
-        records: One row per patient: `subject_id`, `split`, `visits`.
+        records: One row per patient: `subject_id`, `split`, `visits`, codes as places among the names.
+        names: Texts of the codes.
         fold_below: Patients of the training split that a code needs to stay itself.
+
+    Returns:
+        The records, codes as places among the texts of the result's `names`.
     """
-    codes = (
+    flat = (
         records.lazy()
         .select("subject_id", "split", "visits")
         .explode("visits")
@@ -79,14 +94,16 @@ def folded(records: pl.DataFrame, fold_below: int) -> Coded:
         .rename({"visits": "code"})
         .collect()
     )
+    codes = flat.with_columns(code=picked(pl.Series(names, dtype=pl.String), flat["code"].to_numpy()))
     frequent = (
         codes.filter(split="train")
         .group_by("code")
         .agg(patients=pl.col("subject_id").n_unique())
         .filter(pl.col("patients") >= fold_below)
     )
-    rare = ~pl.col("code").is_in(frequent["code"].to_list())
-    rewritten, changed, _ = _rewritten(codes, category, rare)
+    lasting = set(frequent["code"].to_list())
+    texts, changed, _ = _rewritten(codes["code"], lambda code: code if code in lasting else category(code))
+    rewritten = codes.with_columns(code=texts.to_physical())
     once = rewritten.unique(["visit", "code"], keep="first", maintain_order=True)
     visits = (
         once.lazy()
@@ -98,6 +115,7 @@ def folded(records: pl.DataFrame, fold_below: int) -> Coded:
     )
     return Coded(
         records.drop("visits").join(visits, on="subject_id", how="left", maintain_order="left"),
+        names_of(texts),
         {"rare, its category already in the visit": rewritten.height - once.height},
         {f"rarer than {fold_below} training patients, written as its category": changed},
     )
@@ -108,20 +126,19 @@ def category(text: str) -> str:
     return icd10.category(text) if text.startswith(icd10.PREFIX) else icd9.category(text)
 
 
-def _rewritten(
-    codes: pl.DataFrame, text: Callable[[str], str | None], where: pl.Expr | None = None
-) -> tuple[pl.DataFrame, int, int]:
+def _rewritten(codes: pl.Series, text: Callable[[str], str | None]) -> tuple[pl.Series, int, int]:
     """Codes under their new text; how many changed, how many have none and stay as they are."""
-    distinct = codes.filter(where if where is not None else pl.lit(value=True))["code"].unique().sort()
-    table = pl.DataFrame(
-        {"code": distinct, "text": [text(code) for code in distinct]},
-        schema={"code": pl.String, "text": pl.String},
+    names = names_of(codes)
+    rows = np.bincount(codes.to_physical().to_numpy(), minlength=len(names))
+    found = [text(name) for name in names]
+    changed = [new is not None and new != name for new, name in zip(found, names, strict=True)]
+    homeless = [new is None for new in found]
+    texts = pl.Series([new or name for new, name in zip(found, names, strict=True)], dtype=pl.String)
+    return (
+        picked(texts, codes.to_physical().to_numpy()),
+        int(rows[changed].sum()),
+        int(rows[homeless].sum()),
     )
-    joined = codes.join(table.with_columns(asked=True), on="code", how="left", maintain_order="left")
-    changed = joined.filter(pl.col("text").is_not_null() & (pl.col("text") != pl.col("code"))).height
-    homeless = joined.filter(pl.col("asked") & pl.col("text").is_null()).height
-    renamed = joined.with_columns(code=pl.coalesce("text", "code")).select(codes.columns)
-    return renamed, changed, homeless
 
 
 def _ties(diagnoses: pl.DataFrame) -> int:
@@ -136,9 +153,10 @@ def _ties(diagnoses: pl.DataFrame) -> int:
 
 def _by_hash(diagnoses: pl.DataFrame, seed: int) -> pl.DataFrame:
     """Diagnoses by admission and SEQ_NUM, those that tie in the order of their hashes."""
-    names = diagnoses["code"].unique().sort()
-    digests = {code: hashlib.blake2b(f"{seed}:{code}".encode()).digest()[:8] for code in names}
-    of_code = np.array([int.from_bytes(digests[code], "big") for code in diagnoses["code"]], np.uint64)
+    names = names_of(diagnoses["code"])
+    digests = (hashlib.blake2b(f"{seed}:{name}".encode()).digest()[:8] for name in names)
+    of_name = np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
+    of_code = of_name[diagnoses["code"].to_physical().to_numpy()]
     place = mixed(of_code ^ mixed(diagnoses["hadm_id"].to_numpy().astype(np.uint64)))
     return (
         diagnoses.with_columns(place=place)

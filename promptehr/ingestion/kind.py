@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from promptehr.ingestion.table import SourceTable
+from promptehr.ingestion.table import Places, SourceTable
 from promptehr.settings import Ingest
 
 MERGED = "code mapped to one that its admission has"
@@ -21,7 +21,7 @@ class Births:
 
     Attributes:
         frame: Per row `birth` (null where it cannot be told) and `birth_resolution`.
-        reasons: Why a birth cannot be told, over the table's columns and `birth`; the first holds.
+        reasons: Why a birth cannot be told, over the texts of odd rows and `birth`; the first holds.
     """
 
     frame: pl.DataFrame
@@ -33,7 +33,7 @@ class Coding:
     """What the diagnoses of a table say, each distinct wording judged once.
 
     Attributes:
-        wordings: Per row, the wording.
+        places: A piece of the table to the place of each row's wording.
         table: Per wording, those with a code first: `text` (the wording); `code`, `system` and
             `rank` (dense from 1 by system and code), null where it gives no code; `refused`, the
             reason of those; `mapped`, whether the code is of another system than the wording;
@@ -43,7 +43,7 @@ class Coding:
         column: The source's column of codes, named in errors.
     """
 
-    wordings: pl.Series
+    places: Callable[[pl.DataFrame], Places]
     table: pl.DataFrame
     facts: Mapping[str, str]
     column: str
@@ -68,3 +68,9 @@ class Kind:
     births: Callable[[SourceTable], Births]
     coding: Callable[[SourceTable, Ingest], Coding]
     by_setting: frozenset[str] = frozenset()
+
+
+def places_in(table: pl.DataFrame, wordings: pl.Series) -> Places:
+    """The place of each wording among the texts of a coding's table."""
+    found = wordings.replace_strict(table["text"], range(table.height), return_dtype=pl.Int32)
+    return found.to_numpy()

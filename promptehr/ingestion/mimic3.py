@@ -1,10 +1,11 @@
 """What is MIMIC-III's own among source tables: a date of birth, and ICD-9 codes alone."""
 
+import numpy as np
 import polars as pl
 
 from promptehr.ingestion import values
-from promptehr.ingestion.kind import Births, Coding, Kind
-from promptehr.ingestion.table import SourceTable
+from promptehr.ingestion.kind import Births, Coding, Kind, places_in
+from promptehr.ingestion.table import SourceTable, words
 from promptehr.settings import Ingest
 
 COLUMNS = {
@@ -21,24 +22,26 @@ FACTS = {
 
 def births(patients: SourceTable) -> Births:
     """DOB, to the day."""
-    values.refuse_spreadsheet_times(patients.text, patients.path, "dob")
-    frame = pl.DataFrame({"birth": values.times(patients.text["dob"])})
+    values.refuse_spreadsheet_times(patients.odd, patients.path, "dob")
     return Births(
-        frame.with_columns(birth_resolution=pl.lit("day")),
-        {"dob missing": values.stated("dob").is_null(), "dob unreadable": pl.col("birth").is_null()},
+        patients.rows.select(birth="dob", birth_resolution=pl.lit("day")),
+        values.time_reasons("dob", "birth"),
     )
 
 
 def coding(diagnoses: SourceTable, _: Ingest) -> Coding:
     """Each text is a code of ICD-9-CM or none."""
-    wordings = diagnoses.text["icd9_code"]
-    counts = wordings.value_counts(name="rows").rename({"icd9_code": "text"})
-    table = (
-        values.codes(counts["text"])
-        .with_columns(system=pl.lit("icd9"), mapped=pl.lit(value=False))
-        .join(counts, on="text", how="left", maintain_order="left", nulls_equal=True)
+    written = words(diagnoses.pieces, "icd9_code")
+    table = values.codes(written.texts).with_columns(system=pl.lit("icd9"), mapped=pl.lit(value=False))
+    order = places_in(table, written.texts)
+    rows = np.zeros(table.height, np.int64)
+    rows[order] = written.rows
+    return Coding(
+        lambda piece: order[written.places(piece["icd9_code"])],
+        table.with_columns(rows=rows),
+        FACTS,
+        "ICD9_CODE",
     )
-    return Coding(wordings, table, FACTS, "ICD9_CODE")
 
 
 KIND = Kind(

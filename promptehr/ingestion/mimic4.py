@@ -6,13 +6,14 @@ knows. Diagnoses are ICD-9 up to September 2015 and ICD-10 after it; a wording i
 
 from collections.abc import Mapping
 
+import numpy as np
 import polars as pl
 import polars.selectors as cs
 
 from promptehr import icd10
 from promptehr.ingestion import values
-from promptehr.ingestion.kind import MERGED, Births, Coding, Kind
-from promptehr.ingestion.table import SourceTable
+from promptehr.ingestion.kind import MERGED, Births, Coding, Kind, places_in
+from promptehr.ingestion.table import RECORD, Ints, SourceTable, words
 from promptehr.settings import Ingest
 
 COLUMNS = {
@@ -24,7 +25,7 @@ MIMIC3 = "this is MIMIC-III's table, expected MIMIC-IV's; set source.kind: mimic
 # MIMIC-IV writes 91 for every age over 89 in the anchor year (mimic.mit.edu, table patients).
 HIDDEN_OVER, OLDEST = 89, 120
 
-NINE, TEN, OTHER, MISSING = "9", "X", "?", "-"
+LETTERS = NINE, TEN, OTHER, MISSING = "9", "X", "?", "-"
 """First letter of a wording: the version that its row names, another one, or none."""
 
 DROPPED = "ICD-10 code, left out by ingest.icd10"
@@ -40,20 +41,15 @@ FACTS = {
 
 def births(patients: SourceTable) -> Births:
     """1 January of the year of birth, whose year alone is known; hidden for ages over 89."""
-    numbers = pl.DataFrame(
-        {name: values.numbers(patients.text[name]) for name in ("anchor_age", "anchor_year")}
-    )
     age, year = pl.col("anchor_age"), pl.col("anchor_year")
     known = age.is_between(0, OLDEST) & year.is_between(1000, 9999)
     birth = pl.when(known).then(pl.datetime(year - age, 1, 1, time_unit="us"))
     hidden = pl.when(age > HIDDEN_OVER).then(pl.lit("hidden")).otherwise(pl.lit("year"))
     return Births(
-        numbers.select(birth=birth, birth_resolution=hidden),
+        patients.rows.select(birth=birth, birth_resolution=hidden),
         {
-            "anchor_age missing": values.stated("anchor_age").is_null(),
-            "anchor_age is not a whole number": ~values.looks_whole("anchor_age"),
-            "anchor_year missing": values.stated("anchor_year").is_null(),
-            "anchor_year is not a whole number": ~values.looks_whole("anchor_year"),
+            **values.number_reasons("anchor_age"),
+            **values.number_reasons("anchor_year"),
             "anchor_age outside 0..120 or anchor_year not of four digits": pl.col("birth").is_null(),
         },
     )
@@ -61,13 +57,21 @@ def births(patients: SourceTable) -> Births:
 
 def coding(diagnoses: SourceTable, settings: Ingest) -> Coding:
     """Each wording is a code of its version, or of the other one by `ingest.icd10`, or none."""
-    texts = diagnoses.text.select(
-        "icd_version",
-        number=values.numbers(diagnoses.text["icd_version"]),
-        code=pl.col("icd_code").fill_null(""),
-    )
-    wordings = texts.select(wording=pl.concat_str(_letter(), "code"))
-    counts = wordings.group_by("wording").len("rows").sort("wording")
+    codes = words(diagnoses.pieces, "icd_code")
+    # A wording's number: the place of its code among all texts, and of its version's letter in front.
+    size = len(codes.texts)
+    without_version = _without_version(diagnoses.odd)
+
+    def numbers(piece: pl.DataFrame) -> Ints:
+        return _versions(piece, without_version) * size + codes.places(piece["icd_code"])
+
+    rows = np.zeros(len(LETTERS) * size, np.int64)
+    for piece in diagnoses.pieces:
+        rows += np.bincount(numbers(piece), minlength=len(rows))
+    used = np.flatnonzero(rows)
+    texts = codes.texts.fill_null("").to_list()
+    wordings = pl.Series("wording", [LETTERS[one // size] + texts[one % size] for one in used.tolist()])
+    counts = pl.DataFrame([wordings, pl.Series("rows", rows[used])]).group_by("wording").sum().sort("wording")
     nine = _nine(_texts(counts, NINE))
     ten = _ten(_texts(counts, TEN), settings.icd10, _rows_by_code(nine, counts))
     table = (
@@ -77,7 +81,9 @@ def coding(diagnoses: SourceTable, settings: Ingest) -> Coding:
         .sort("rank", "text", nulls_last=True)
         .join(counts, left_on="text", right_on="wording", how="left", maintain_order="left")
     )
-    return Coding(wordings["wording"], table, FACTS, "ICD_CODE of version 9")
+    order = np.zeros(len(rows), np.int32)
+    order[used] = places_in(table, wordings)
+    return Coding(lambda piece: order[numbers(piece)], table, FACTS, "ICD_CODE of version 9")
 
 
 def _flags() -> pl.DataFrame:
@@ -85,15 +91,17 @@ def _flags() -> pl.DataFrame:
     return pl.DataFrame(schema=dict.fromkeys((*FACTS.values(), "numeric", "zero", "zeroless"), pl.Boolean))
 
 
-def _letter() -> pl.Expr:
-    stated = values.stated("icd_version").is_not_null()
-    return (
-        pl.when(pl.col("number") == 9)
-        .then(pl.lit(NINE))
-        .when(pl.col("number") == 10)
-        .then(pl.lit(TEN))
-        .otherwise(pl.when(stated).then(pl.lit(OTHER)).otherwise(pl.lit(MISSING)))
-    )
+def _without_version(odd: pl.DataFrame) -> pl.Series:
+    """Records whose version is blank."""
+    return odd.filter(values.stated(values.text_of("icd_version")).is_null())[RECORD]
+
+
+def _versions(piece: pl.DataFrame, without: pl.Series) -> Ints:
+    """Per row, the place of its version's letter."""
+    version = pl.col("icd_version")
+    missing = version.is_null() & pl.col(RECORD).is_in(without.implode())
+    place = pl.when(version == 9).then(0).when(version == 10).then(1).when(missing).then(3).otherwise(2)
+    return piece.select(place.cast(pl.Int64)).to_series().to_numpy()
 
 
 def _texts(counts: pl.DataFrame, letter: str) -> pl.Series:

@@ -8,7 +8,7 @@ not lines: the header is 0, and a line end inside quotes ends nothing.
 import csv
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,6 @@ import numpy.typing as npt
 from promptehr.errors import InputError
 
 NEWLINE, QUOTE, COMMA, CR = b'\n",\r'
-CHUNK = 1 << 22
 LINE_ENDS = "save the file with LF or CRLF line ends"
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": "colons"}
 
@@ -28,15 +27,17 @@ Places = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Body:
-    """What stands after the header.
+    """Whole records.
 
     Attributes:
-        content: The records' bytes; line ends inside quotes are replaced by spaces.
+        content: Their bytes; line ends inside quotes are replaced by spaces.
+        before: Records in front of them.
         records: Their number.
         quoted: Whether any quote occurs.
     """
 
     content: bytes
+    before: int
     records: int
     quoted: bool
 
@@ -65,40 +66,60 @@ def header(
     return names, end
 
 
-def body(path: Path, content: bytes, start: int, columns: int) -> Body:
-    """Check and count the records that begin at an offset.
+def bodies(path: Path, texts: Iterable[bytes], columns: int) -> Iterator[Body]:
+    """Check and count records, piece by piece.
 
     Args:
         path: Named in errors.
-        content: UTF-8 text with LF line ends and one at the end.
-        start: Offset of the first record.
+        texts: What follows the header: UTF-8 text with LF line ends and one at the end.
         columns: Columns of the header.
 
     Raises:
         InputError: for no records, a ragged record, a quote out of place or left open.
     """
-    content = content[start:]
-    if not content:
-        raise InputError(f"{path}: a header and no records; copy the table again")
-    text = np.frombuffer(content, np.uint8)
-    records, place, size = 0, 0, CHUNK
-    inside: list[Places] = []
-    while place < len(text):
-        marks = _marks(text[place : place + size])
-        last = place + size >= len(text)
-        _check_quotes(path, marks, records)
-        if not len(marks.ends) or (last and marks.ends[-1] + 1 < len(marks.text)):
-            if last:
-                number = records + len(marks.ends) + 1
-                raise InputError(f"{path}: record {number} opens a quote that nothing closes; close it")
-            size *= 2
+    records, wanted = 0, 0
+    held: list[bytes] = []
+    for text, is_last in _with_last(texts):
+        held.append(text)
+        if sum(map(len, held)) < wanted and not is_last:
             continue
-        _check_cr(path, marks, records)
-        _check_ragged(path, marks, columns, records)
-        inside.append(place + marks.inside)
+        rest = b"".join(held)
+        plain = _plain(rest, columns)
+        if plain is not None:
+            yield Body(rest, records, *plain)
+            records, wanted, held = records + plain[0], 0, []
+            continue
+        marks = _marks(rest)
+        end = int(marks.ends[-1]) + 1 if len(marks.ends) else 0
+        _check_quotes(path, marks, records)
+        if is_last and end < len(rest):
+            number = records + len(marks.ends) + 1
+            raise InputError(f"{path}: record {number} opens a quote that nothing closes; close it")
+        if end:
+            yield _body(path, marks, rest[:end], columns, records)
         records += len(marks.ends)
-        place += int(marks.ends[-1]) + 1
-    return Body(_with_spaces(content, np.concatenate(inside)), records, quoted=b'"' in content)
+        # A quote that stays open is looked for in ever larger pieces: in twice the time of one look.
+        wanted = 0 if end else 2 * len(rest)
+        held = [rest[end:]]
+    if not records:
+        raise InputError(f"{path}: a header and no records; copy the table again")
+
+
+def _with_last(texts: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each text, and whether it is the last one."""
+    before: bytes | None = None
+    for text in texts:
+        if before is not None:
+            yield before, False
+        before = text
+    if before is not None:
+        yield before, True
+
+
+def _body(path: Path, marks: "_Marks", content: bytes, columns: int, before: int) -> Body:
+    _check_cr(path, marks, before)
+    _check_ragged(path, marks, columns, before)
+    return Body(_with_spaces(content, marks.inside), before, len(marks.ends), quoted=bool(len(marks.quotes)))
 
 
 def _header_end(path: Path, content: bytes) -> int:
@@ -134,6 +155,30 @@ def _missing(text: str, missing: list[str], names: list[str], needed: tuple[str,
     )
 
 
+def _plain(content: bytes, columns: int) -> tuple[int, bool] | None:
+    """Number of records and whether quotes occur, if nothing is odd: whole records, no CR and no
+    comma or line end inside quotes. None says that the places have to be looked at one by one."""
+    text = np.frombuffer(content, np.uint8)
+    places = _candidates(text)
+    kinds = text[places]
+    quotes = np.flatnonzero(kinds == QUOTE)
+    opening, closing = quotes[::2], quotes[1::2]
+    if (kinds == CR).any() or len(quotes) % 2 or (closing - opening != 1).any():
+        return None
+    if _stray_quotes(text, places[quotes]).size:
+        return None
+    is_end = kinds[(kinds == COMMA) | (kinds == NEWLINE)] == NEWLINE
+    records, ragged = divmod(len(is_end), columns)
+    if ragged or not is_end[columns - 1 :: columns].all() or np.count_nonzero(is_end) != records:
+        return None
+    return records, len(quotes) > 0
+
+
+def _candidates(text: Bytes) -> Places:
+    """Places of the four bytes that count, of which the comma is the last, and of the few before it."""
+    return np.flatnonzero(text <= COMMA)
+
+
 @dataclass(frozen=True)
 class _Marks:
     """The bytes of a piece that begins with a record, and the places that give it structure.
@@ -141,40 +186,48 @@ class _Marks:
     Attributes:
         text: The bytes.
         quotes: Places of quotes.
-        delimiters: Places of commas and line ends outside quotes, up to the last record's end.
+        returns: Places of CRs.
+        kinds: Commas and line ends outside quotes, up to the last record's end.
         ends: Places of line ends outside quotes.
         inside: Places of line ends inside quotes, up to the last record's end.
     """
 
     text: Bytes
     quotes: Places
-    delimiters: Places
+    returns: Places
+    kinds: Bytes
     ends: Places
     inside: Places
 
 
-def _marks(text: Bytes) -> _Marks:
-    places = np.flatnonzero((text == COMMA) | (text == NEWLINE) | (text == QUOTE))
+def _marks(content: bytes) -> _Marks:
+    text = np.frombuffer(content, np.uint8)
+    places = _candidates(text)
     kinds = text[places]
-    is_quote = kinds == QUOTE
-    # The sum may wrap around: only its last bit is read.
-    outside = np.cumsum(is_quote, dtype=np.uint8) & 1 == 0
-    is_end = kinds == NEWLINE
-    ends = places[is_end & outside]
+    is_quote, is_end = kinds == QUOTE, kinds == NEWLINE
+    quotes = places[is_quote]
+    if len(quotes):
+        # The sum may wrap around: only its last bit is read.
+        is_outside = np.cumsum(is_quote, dtype=np.uint8) & 1 == 0
+        inside = places[is_end & ~is_outside]
+        is_end &= is_outside
+        is_delimiter = is_end | (is_outside & (kinds == COMMA))
+    else:
+        inside = quotes
+        is_delimiter = is_end | (kinds == COMMA)
+    ends = places[is_end]
     until = ends[-1] if len(ends) else -1
-    delimiters = places[outside & ~is_quote]
-    inside = places[is_end & ~outside]
-    return _Marks(text, places[is_quote], delimiters[delimiters <= until], ends, inside[inside <= until])
+    delimiters = kinds[is_delimiter]
+    behind = np.count_nonzero(is_delimiter[np.searchsorted(places, until, "right") :])
+    returns = places[kinds == CR]
+    return _Marks(
+        text, quotes, returns, delimiters[: len(delimiters) - behind], ends, inside[inside <= until]
+    )
 
 
 def _check_quotes(path: Path, marks: _Marks, before: int) -> None:
     """Every quote opens a field, closes one, or is doubled inside one."""
-    text, opening, closing = marks.text, marks.quotes[::2], marks.quotes[1::2]
-    closing = closing[closing + 1 < len(text)]
-    allowed = np.zeros(256, np.bool_)
-    allowed[[COMMA, NEWLINE, QUOTE]] = True
-    ahead = np.where(opening > 0, text[opening - 1], NEWLINE)
-    stray = np.concatenate([opening[~allowed[ahead]], closing[~allowed[text[closing + 1]]]])
+    stray = _stray_quotes(marks.text, marks.quotes)
     if len(stray):
         record = before + int(np.searchsorted(marks.ends, stray.min())) + 1
         raise InputError(
@@ -183,17 +236,28 @@ def _check_quotes(path: Path, marks: _Marks, before: int) -> None:
         )
 
 
+def _stray_quotes(text: Bytes, quotes: Places) -> Places:
+    """Places of quotes that neither open a field, nor close one, nor are doubled inside one."""
+    opening, closing = quotes[::2], quotes[1::2]
+    closing = closing[closing + 1 < len(text)]
+    allowed = np.zeros(256, np.bool_)
+    allowed[[COMMA, NEWLINE, QUOTE]] = True
+    ahead = np.where(opening > 0, text[opening - 1], NEWLINE)
+    return np.concatenate([opening[~allowed[ahead]], closing[~allowed[text[closing + 1]]]])
+
+
 def _check_ragged(path: Path, marks: _Marks, columns: int, before: int) -> None:
     """Every record has the header's columns."""
-    fields = np.diff(np.flatnonzero(marks.text[marks.delimiters] == NEWLINE), prepend=-1)
-    ragged = np.flatnonzero(fields != columns)
-    if len(ragged) and _is_empty(marks, ragged[0]):
-        raise InputError(f"{path}: record {before + int(ragged[0]) + 1} is an empty line; delete it")
-    if len(ragged):
-        raise InputError(
-            f"{path}: record {before + int(ragged[0]) + 1} has {fields[ragged[0]]} fields,"
-            f" the header {columns}; quote fields that hold commas, or repair the record"
-        )
+    fields = np.diff(np.flatnonzero(marks.kinds == NEWLINE), prepend=-1)
+    if (fields == columns).all():
+        return
+    ragged = int(np.flatnonzero(fields != columns)[0])
+    if _is_empty(marks, ragged):
+        raise InputError(f"{path}: record {before + ragged + 1} is an empty line; delete it")
+    raise InputError(
+        f"{path}: record {before + ragged + 1} has {fields[ragged]} fields,"
+        f" the header {columns}; quote fields that hold commas, or repair the record"
+    )
 
 
 def _is_empty(marks: _Marks, record: int) -> bool:
@@ -203,8 +267,7 @@ def _is_empty(marks: _Marks, record: int) -> bool:
 
 def _check_cr(path: Path, marks: _Marks, before: int) -> None:
     """No CR is left outside quotes, where readers disagree whether it ends a record."""
-    returns = np.flatnonzero(marks.text == CR)
-    stray = returns[np.searchsorted(marks.quotes, returns) % 2 == 0]
+    stray = marks.returns[np.searchsorted(marks.quotes, marks.returns) % 2 == 0]
     if len(stray):
         raise InputError(
             f"{path}: record {before + int(np.searchsorted(marks.ends, stray[0])) + 1} holds a CR that ends"

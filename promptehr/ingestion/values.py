@@ -28,10 +28,33 @@ DOTTED = r"^(?:(?:\d{3}|V\d{2})\.\d{0,2}|E\d{3}\.\d?)$"
 """A code as printed in books; a dot anywhere else is not formatting and makes it malformed."""
 
 
+def text_of(column: str) -> str:
+    """The name under which a column's texts stand in the table of odd rows."""
+    return f"{column}_text"
+
+
 def stated(column: str) -> pl.Expr:
     """The text without surrounding space, null where it says nothing."""
     text = pl.col(column).str.strip_chars()
     return pl.when(~text.str.to_uppercase().is_in(BLANKS)).then(text).alias(column)
+
+
+def missing(column: str) -> pl.Expr:
+    """Whether a number or time is null because its text says nothing; for odd rows."""
+    return pl.col(column).is_null() & stated(text_of(column)).is_null()
+
+
+def number_reasons(column: str) -> dict[str, pl.Expr]:
+    """Why a number is null that is not too large to be read; for odd rows, the first one holds."""
+    return {
+        f"{column} missing": missing(column),
+        f"{column} is not a whole number": pl.col(column).is_null() & ~looks_whole(text_of(column)),
+    }
+
+
+def time_reasons(column: str, time: str) -> dict[str, pl.Expr]:
+    """Why a time made of a column is null; for odd rows, the first one holds."""
+    return {f"{column} missing": missing(column), f"{column} unreadable": pl.col(time).is_null()}
 
 
 def numbers(texts: pl.Series) -> pl.Series:
@@ -62,15 +85,20 @@ def times(texts: pl.Series) -> pl.Series:
     ).to_series()
 
 
-def refuse_spreadsheet_times(frame: pl.DataFrame, path: Path, *columns: str) -> None:
+def refuse_spreadsheet_times(odd: pl.DataFrame, path: Path, *columns: str) -> None:
     """Refuse dates whose order of day and month, or century, would have to be guessed.
+
+    Args:
+        odd: Texts of the rows in which some field cannot be read.
+        path: Named in errors.
+        columns: Those of times.
 
     Raises:
         InputError: naming the first such record.
     """
     for column in columns:
-        stripped = pl.col(column).str.strip_chars()
-        found = frame.filter(stripped.str.contains(SPREADSHEET_TIME))
+        stripped = pl.col(text_of(column)).str.strip_chars()
+        found = odd.filter(stripped.str.contains(SPREADSHEET_TIME))
         if found.height:
             raise InputError(
                 f"{path}: record {found.item(0, 'record')}, column {column.upper()} holds a spreadsheet date"

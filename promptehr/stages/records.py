@@ -18,6 +18,7 @@ import pyarrow as pa
 from promptehr import artifacts, schemas
 from promptehr.ingestion import ethnicity
 from promptehr.ingestion.coding import Coded, coded, folded
+from promptehr.ingestion.texts import distinct, names_of, picked
 from promptehr.settings import Records, Settings, Split
 
 DAYS_PER_YEAR = 365.2425
@@ -56,21 +57,16 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Join what ingest wrote, publish one table per split and the ledger."""
     files = (inputs.patients_table, inputs.admissions_table, inputs.diagnoses_table)
     artifacts.open_sealed(inputs.ingest_ledger, schemas.LEDGER, "ingest", *files)
-    tables = Tables(
-        *(
-            _frame(path, schema)
-            for path, schema in zip(
-                files, (schemas.PATIENTS, schemas.ADMISSIONS, schemas.DIAGNOSES), strict=True
-            )
-        )
-    )
+    tables = read(*files)
     codes = coded(tables.diagnoses, settings.records)
     candidates = with_reasons(join(tables.patients, tables.admissions, codes.frame), settings.records)
     split = with_splits(candidates.filter(pl.col("reason").is_null()), settings.records)
-    kept = folded(split, settings.records.fold_below) if settings.records.fold_below else Coded(split)
+    kept = Coded(split, codes.names)
+    if settings.records.fold_below:
+        kept = folded(split, codes.names, settings.records.fold_below)
     written = (outputs.train, outputs.valid, outputs.test)
-    for name, path in zip(SPLITS, written, strict=True):
-        artifacts.write_table(path, kept.frame.filter(split=name).to_arrow(), schemas.RECORDS)
+    parts = {path: of_split(kept, name) for name, path in zip(SPLITS, written, strict=True)}
+    artifacts.write_tables({path: (part, schemas.RECORDS) for path, part in parts.items()})
     artifacts.write_sealed(
         outputs.ledger,
         ledger(tables, codes, candidates, kept),
@@ -82,6 +78,29 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     )
 
 
+def read(patients: Path, admissions: Path, diagnoses: Path) -> Tables:
+    """The tables of ingest, codes, systems and ethnicities as Enums."""
+    texts = ("code", "system")
+    stays = pl.DataFrame(artifacts.read_table(admissions, schemas.ADMISSIONS, dictionaries=["ethnicity"]))
+    rows = pl.DataFrame(artifacts.read_table(diagnoses, schemas.DIAGNOSES, dictionaries=texts))
+    return Tables(
+        pl.DataFrame(artifacts.read_table(patients, schemas.PATIENTS)),
+        stays.with_columns(distinct(stays["ethnicity"])),
+        rows.with_columns(distinct(rows[name]) for name in texts),
+    )
+
+
+def of_split(kept: Coded, split: str) -> pa.Table:
+    """The records of one split, in the columns of `schemas.RECORDS`; codes as a dictionary."""
+    rows = kept.frame.filter(split=split)
+    visits = rows["visits"].rechunk().to_arrow()
+    names = pa.array(kept.names, pa.string())
+    codes = pa.DictionaryArray.from_arrays(visits.values.values.cast(pa.int32()), names)
+    of_visit = pa.LargeListArray.from_arrays(visits.values.offsets, codes)
+    table = rows.drop("visits", "split").to_arrow()
+    return table.append_column("visits", pa.LargeListArray.from_arrays(visits.offsets, of_visit))
+
+
 def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
     """One row per patient of the patients table, sorted, those without a visit among them.
 
@@ -89,7 +108,8 @@ def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFra
     lists of lists moves every code each time.
 
     Returns:
-        Columns of `schemas.RECORDS` (age null without a visit, before any cap) and `n_codes`.
+        Columns of `schemas.RECORDS` (age null without a visit, before any cap; codes as their
+        numbers in the Enum) and `n_codes`.
     """
     stays = admissions.sort("subject_id", "admitted", "hadm_id")
     visits = visits_of(stays, diagnoses)
@@ -113,7 +133,7 @@ def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFra
     assert people["n_visits"].sum() == visits.height, "a visit of an unknown patient"
     per_patient = people["n_visits"]
     return people.drop("n_visits", "first_day").with_columns(
-        visits=_lists(_lists(codes_of(visits, diagnoses), visits["size"]), per_patient),
+        visits=_lists(_lists(codes_of(visits, diagnoses).to_physical(), visits["size"]), per_patient),
         visit_days=_lists(visits["days"], per_patient),
     )
 
@@ -171,19 +191,22 @@ def groups_of(stays: pl.DataFrame) -> pl.DataFrame:
         `subject_id`, `ethnicity`, and `conflict`: the groups a patient's admissions name, joined
         by a vertical bar where there are several, else null.
     """
-    texts = stays.select("ethnicity").unique().with_columns(text=_tidy("ethnicity"))
-    groups = texts["text"].replace_strict(ethnicity.GROUPS, default="UNKNOWN", return_dtype=pl.String)
-    group = pl.col("ethnicity").replace_strict(texts["ethnicity"], groups)
-    named = stays.select("subject_id", group=group)
+    texts = stays["ethnicity"]
+    tidy = pl.Series("text", names_of(texts), pl.String).to_frame().select(_tidy("text")).to_series()
+    groups = tidy.replace_strict(ethnicity.GROUPS, default="UNKNOWN", return_dtype=pl.String)
+    groups = pl.concat([groups, pl.Series(["UNKNOWN"])])  # where nothing is stated
+    places = texts.to_physical().cast(pl.Int64).fill_null(len(tidy)).to_numpy()
+    named = stays.select("subject_id", group=picked(groups, places))
     conflicts = (
         named.unique()
         .filter(pl.col("subject_id").is_duplicated())
         .sort("subject_id", "group")
         .group_by("subject_id")
-        .agg(conflict=pl.col("group").str.join("|"))
+        .agg(conflict=pl.col("group").cast(pl.String).str.join("|"))
     )
-    first = named.unique("subject_id", keep="first", maintain_order=True)
-    return first.rename({"group": "ethnicity"}).join(conflicts, on="subject_id", how="left")
+    first = named.filter(pl.col("subject_id") != pl.col("subject_id").shift(1, fill_value=0))
+    first = first.select("subject_id", ethnicity=pl.col("group").cast(pl.String))
+    return first.join(conflicts, on="subject_id", how="left")
 
 
 def with_reasons(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
@@ -296,17 +319,14 @@ def facts(kept: pl.DataFrame) -> dict[str, int]:
 
 def ethnicity_facts(admissions: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, dict[str, int]]:
     """Admissions by text that is in no group, and patients by groups their admissions disagree on."""
-    counts = admissions.group_by("ethnicity").len().drop_nulls().with_columns(_tidy("ethnicity"))
+    counts = admissions.group_by("ethnicity").len().drop_nulls().cast({"ethnicity": pl.String})
+    counts = counts.with_columns(_tidy("ethnicity"))
     unmapped = counts.filter(~pl.col("ethnicity").is_in(list(ethnicity.GROUPS)))
     conflicts = candidates["conflict"].drop_nulls().value_counts()
     return {
         "unmapped": _sorted(unmapped.group_by("ethnicity").agg(pl.col("len").sum())),
         "conflicts": _sorted(conflicts),
     }
-
-
-def _frame(path: Path, schema: schemas.Table) -> pl.DataFrame:
-    return pl.DataFrame(artifacts.read_table(path, schema))
 
 
 def _tidy(column: str) -> pl.Expr:
@@ -316,7 +336,7 @@ def _tidy(column: str) -> pl.Expr:
 
 def _codes_in(records: pl.DataFrame) -> int:
     """Codes counted in the records themselves, apart from the counts carried beside them."""
-    return int(records.select(pl.col("visits").list.eval(pl.element().list.len()).list.sum()).sum().item())
+    return int(records.select(pl.col("visits").explode().list.len().sum()).item())
 
 
 def _by_reason(lost: pl.DataFrame, unit: str, prefix: str = "") -> dict[str, int]:

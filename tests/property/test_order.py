@@ -1,10 +1,12 @@
 """The order of ingest's rows is that of a sort by key after key, however wide the keys are."""
 
+from unittest import mock
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from promptehr.stages.ingest import _first, _order
+from promptehr.ingestion import diagnoses
 
 key = st.one_of(st.integers(0, 3), st.integers(-(2**31), 2**40))
 rows = st.lists(st.tuples(key, key, st.integers(0, 2)), max_size=12)
@@ -13,17 +15,23 @@ rows = st.lists(st.tuples(key, key, st.integers(0, 2)), max_size=12)
 @given(rows)
 def test_rows_are_sorted_by_all_keys_and_stay_as_they_come_where_equal(rows: list[tuple[int, ...]]) -> None:
     expected = sorted(range(len(rows)), key=rows.__getitem__)
-    assert _order(*_columns(rows)).tolist() == expected
+    assert diagnoses._order(*_columns(rows)).tolist() == expected
 
 
-@given(rows)
-def test_the_first_row_of_each_key_is_the_one_that_comes_first(rows: list[tuple[int, ...]]) -> None:
-    assert _first(*_columns(rows)).tolist() == [row not in rows[:place] for place, row in enumerate(rows)]
+@given(rows, st.integers(1, 5))
+def test_the_first_row_of_each_key_is_the_one_that_comes_first(
+    rows: list[tuple[int, ...]], at_once: int
+) -> None:
+    pairs = [row[::2] for row in sorted(rows, key=lambda row: row[0])]
+    stays = np.unique([stay for stay, _ in pairs], return_inverse=True)[1].astype(np.int32)
+    with mock.patch.object(diagnoses, "ROWS_AT_ONCE", at_once):
+        first = diagnoses._first(stays, np.array([rank for _, rank in pairs], np.int64))
+    assert first.tolist() == [pair not in pairs[:place] for place, pair in enumerate(pairs)]
 
 
 def test_keys_of_more_than_63_bits_are_sorted_too() -> None:
     wide = [np.array([2**40, 1, 2**40]), np.array([2**31, 5, 0])]
-    assert _order(*wide).tolist() == [1, 2, 0]
+    assert diagnoses._order(*wide).tolist() == [1, 2, 0]
 
 
 def _columns(rows: list[tuple[int, ...]]) -> list[np.ndarray]:

@@ -5,12 +5,14 @@ import gzip
 import io
 import tempfile
 from pathlib import Path
+from unittest import mock
 
+import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptehr.errors import PromptEHRError
-from promptehr.ingestion import table
+from promptehr.ingestion import content, table
 from tests.source_builders import (
     admission,
     all_records,
@@ -45,33 +47,35 @@ def dialects(draw: st.DrawFn) -> tuple[list[list[str]], bytes]:
     return records, packed if draw(st.booleans()) else content
 
 
-@given(dialects())
-@settings(max_examples=200, deadline=None)
-def test_every_dialect_gives_the_fields_that_were_written(written: tuple[list[list[str]], bytes]) -> None:
-    records, content = written
-    with tempfile.TemporaryDirectory() as name:
+@given(dialects(), st.sampled_from([1, 2, 7, 30, content.PIECE]))
+@settings(max_examples=300, deadline=None)
+def test_every_dialect_gives_the_fields_that_were_written_whatever_the_size_of_a_piece(
+    written: tuple[list[list[str]], bytes], size: int
+) -> None:
+    records, whole = written
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(content, "PIECE", size):
         path = Path(name) / "t.csv"
-        path.write_bytes(content)
+        path.write_bytes(whole)
         found = table.read("t", path, ("C", "A"))
     # A line end inside a field is read as a space: no field of any table has a meaning for it.
     expected = [[record[2], record[0]] for record in records]
     assert found.rows_in == len(records)
-    assert found.text["record"].to_list() == list(range(1, len(records) + 1))
-    assert found.text.select("c", "a").fill_null("").rows() == [
+    assert found.rows["record"].to_list() == list(range(1, len(records) + 1))
+    assert found.rows.select(pl.col("c", "a").cast(pl.String)).fill_null("").rows() == [
         tuple(field.replace("\r\n", "\n").replace("\n", " ") for field in record) for record in expected
     ]
 
 
-@given(st.binary(max_size=60), st.booleans())
+@given(st.binary(max_size=60), st.booleans(), st.sampled_from([1, 5, content.PIECE]))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_end_in_rows_or_in_one_line(content: bytes, headed: bool) -> None:
-    with tempfile.TemporaryDirectory() as name:
+def test_any_bytes_end_in_rows_or_in_one_line(whole: bytes, headed: bool, size: int) -> None:
+    with tempfile.TemporaryDirectory() as name, mock.patch.object(content, "PIECE", size):
         path = Path(name) / "t.csv"
-        path.write_bytes((b"A,B\n" if headed else b"") + content)
+        path.write_bytes((b"A,B\n" if headed else b"") + whole)
         message, counts = "", [1, 1]
         try:
             found = table.read("t", path, ("A", "B"))
-            counts = [found.rows_in, found.text.height]
+            counts = [found.rows_in, found.rows.height]
         except PromptEHRError as error:
             message = str(error)
     assert len(message.splitlines()) <= 1

@@ -45,15 +45,24 @@ def test_tables_have_a_row_per_step_and_part(tmp_path: Path) -> None:
 
 def test_a_step_in_its_own_process_gives_seconds_and_mib(tmp_path: Path) -> None:
     data.stage("simulate", tmp_path, "simulate.patients=20")
-    seconds, peak = data.in_own_process(data.measured, "floor", tmp_path, tmp_path)
+    seconds, busy, peak = data.in_own_process(data.measured, "floor", tmp_path, tmp_path)
     assert 0.0 < seconds < 60.0
+    assert 0.0 < busy < 60.0
     assert 50.0 < peak < 4_000.0
 
 
-def test_pandas_is_left_out_where_memory_is_short() -> None:
-    smaller = data.Figures(1, 1, 1, seconds={}, peaks={"pandas": [1.0e9]}, skipped={})
-    assert data.short_of_memory(1, data.Figures(1, 1, 1, {}, {"pandas": [1.0]}, {})) == {}
-    assert data.short_of_memory(10, smaller)["pandas"].startswith("skipped: 9765625 GiB")
+def test_pandas_is_left_out_where_time_or_memory_would_be_too_much() -> None:
+    def smaller(seconds: float, peak: float, **skipped: str) -> data.Figures:
+        return data.Figures(1, 1, 1, {"pandas": [seconds]}, {}, {"pandas": [peak]}, skipped)
+
+    assert data.too_much(10, smaller(8.9, 1.0)) == {}
+    assert data.too_much(10, smaller(9.1, 1.0)) == {
+        "pandas": "skipped: 91 s by the smaller scale, the limit is 90"
+    }
+    assert data.too_much(10, smaller(1.0, 1.0e9))["pandas"].startswith("skipped: 9765625 GiB")
+    assert data.too_much(10, smaller(1.0, 1.0, pandas="why")) == {
+        "pandas": "skipped, as at the smaller scale"
+    }
 
 
 def test_tables_replace_what_stands_between_the_marks(tmp_path: Path) -> None:

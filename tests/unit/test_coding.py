@@ -59,19 +59,19 @@ def test_ccs_groups_keep_codes_that_have_none(tmp_path: Path) -> None:
 
 
 def test_rare_codes_are_folded_by_their_training_patients_alone() -> None:
+    names = ["0389", "25000", "25001", "25002", "4019"]
     records = pl.DataFrame(
         {
             "subject_id": [1, 2, 3],
             "split": ["train", "train", "test"],
-            "visits": [
-                [["4019", "25000"], ["25000"]],
-                [["4019", "25001", "25002"]],
-                [["25000", "4019", "0389"]],
-            ],
+            "visits": [[[4, 1], [1]], [[4, 2, 3]], [[1, 4, 0]]],
         }
     )
-    fold = folded(records, 2)
-    assert fold.frame.select("subject_id", "visits").rows() == [
+    fold = folded(records, names, 2)
+    assert [
+        (subject, [[fold.names[place] for place in visit] for visit in visits])
+        for subject, visits in fold.frame.select("subject_id", "visits").rows()
+    ] == [
         (1, [["4019", "250"], ["250"]]),
         (2, [["4019", "250"]]),
         (3, [["250", "4019", "038"]]),
