@@ -19,6 +19,7 @@ import torch
 from benchmarks import arms, cohort, data
 from benchmarks.arms import Arm
 from benchmarks.cohort import Judged, Splits
+from benchmarks.comparison import PROMPT_ONLY, gpt2_with_ours
 
 BEGIN, END = "<!-- study.py begins -->", "<!-- study.py ends -->"
 DEFAULT = "default"
@@ -33,19 +34,20 @@ ROWS: Mapping[str, Arm] = {
     "no_pointer": Arm("no pointer", {"pointer_width": 0}),
     "may_repeat": Arm("codes may come twice in a visit", build=arms.may_repeat),
     "no_offsets": Arm("no offsets counted by demographics", {"offsets": False}),
-    "no_prompts": Arm("no prompts, offsets stay", {"prompt": {"length": 0}}),
+    "no_prompts": Arm("no prompts; offsets stay", {"prompt": {"length": 0}}),
     "prompts_4": Arm("4 prompts per feature", {"prompt": {"length": 4}}),
-    "prompt_only": Arm("condition prompt only", conditions(1.0, 0.0, 0.0)),
+    "prompt_only": Arm("condition prompt alone", conditions(1.0, 0.0, 0.0)),
     "thirds": Arm("conditions in equal thirds", conditions(1.0, 1.0, 1.0)),
     "flat_start": Arm("output offset 0, not the log-unigram", build=arms.flat_start),
+    "averaged": Arm("moving average of the weights, 0.99", around=partial(arms.averaged, 0.99)),
     "dropout_1": Arm("dropout 0.1", {"dropout": 0.1}),
     "dropout_3": Arm("dropout 0.3", {"dropout": 0.3}),
     "smoothing": Arm("label smoothing 0.1", {"label_smoothing": 0.1}),
     "constant": Arm("constant rate after the warm-up", around=arms.constant_rate),
     "cosine": Arm("cosine instead of linear decay", around=arms.cosine_rate),
-    "averaged": Arm("moving average of the weights, 0.99", around=partial(arms.averaged, 0.99)),
     "width_32": Arm("width 32", {"shape": {"width": 32, "feed_forward": 128}}),
     "width_128": Arm("width 128", {"shape": {"width": 128, "feed_forward": 512}}),
+    "network": Arm("a GPT-2 for a network, all else ours", PROMPT_ONLY, build=gpt2_with_ours),
     "shuffled": Arm("codes of a visit in random order", order=arms.shuffled),
 }
 
@@ -136,8 +138,8 @@ def line(row: Row, default: Judged) -> str:
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Change one setting at a time; print a Markdown table.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--train", type=int, default=1_500, help="training patients, about")
-    parser.add_argument("--valid", type=int, default=400)
+    parser.add_argument("--train", type=int, default=1_000, help="training patients, about")
+    parser.add_argument("--valid", type=int, default=250)
     parser.add_argument("--test", type=int, default=800)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))

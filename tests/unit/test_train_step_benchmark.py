@@ -24,7 +24,7 @@ GIVEN = [
 
 
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_step, "CODES", 50)
+    monkeypatch.setattr(train_step, "CODES", 300)
     monkeypatch.setattr(train_step, "matmul_flops", lambda *_: 1.0e12)
 
 
