@@ -4,9 +4,9 @@ An admission with at least one code is a visit. Ages are at the first visit; the
 of the first admission. Works on the contract of `ingest`; never sees the source.
 """
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +268,8 @@ def places(seed: int | str, subject_ids: Iterable[int]) -> npt.NDArray[np.float6
     The lowest 11 of the 64 bits are dropped, so that every place is an exact double below 1.
     """
     # The digest is cut, not made with digest_size 8: BLAKE2b mixes the size into the hash.
-    hashes = b"".join(hashlib.blake2b(f"{seed}:{patient}".encode()).digest()[:8] for patient in subject_ids)
+    start = f"{seed}:".encode()
+    hashes = b"".join([blake2b(start + b"%d" % patient).digest()[:8] for patient in subject_ids])
     return (np.frombuffer(hashes, ">u8") >> np.uint64(11)).astype(np.float64) / 2.0**53
 
 

@@ -7,7 +7,9 @@ no Python loop over patients. Knows how long sequences may be; `tokens` knows th
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,16 +60,11 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
     vocabulary = Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
 
-    index: dict[str, list[dict[str, Any]]] = {}
-    flows = []
-    for name, path in splits.items():
-        records = artifacts.read_table(path, schemas.RECORDS, dictionaries=TEXTS)
-        visits = _whole(records["visits"])
-        fitting = truncated(visits, settings.shards)
-        encoded = shard(records, fitting, vocabulary, settings.shards.drop)
-        index[name] = publish(outputs.index.parent, name, encoded, settings.shards.count)
-        flows.append(flow(visits, fitting, encoded, vocabulary))
-        logger.info("%s: %s patients in %s shards", name, encoded.num_rows, len(index[name]))
+    one = partial(split, folder=outputs.index.parent, vocabulary=vocabulary, settings=settings.shards)
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        done = dict(zip(splits, pool.map(one, *zip(*splits.items(), strict=True)), strict=True))
+    index = {name: entries for name, (entries, _) in done.items()}
+    flows = [flow for _, flow in done.values()]
     entries = [entry for shards in index.values() for entry in shards]
     document = {
         "splits": index,
@@ -84,6 +81,19 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
         inputs={**splits, "vocabulary": inputs.vocabulary},
         files=[outputs.index, *(outputs.index.parent / entry["path"] for entry in entries)],
     )
+
+
+def split(
+    name: str, path: Path, folder: Path, vocabulary: Vocabulary, settings: Shards
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Publish the shards of one split: their entries of the index, and the flow into them."""
+    records = artifacts.read_table(path, schemas.RECORDS, dictionaries=TEXTS)
+    visits = _whole(records["visits"])
+    fitting = truncated(visits, settings)
+    encoded = shard(records, fitting, vocabulary, settings.drop)
+    entries = publish(folder, name, encoded, settings.count)
+    logger.info("%s: %s patients in %s shards", name, encoded.num_rows, len(entries))
+    return entries, flow(visits, fitting, encoded, vocabulary)
 
 
 # --- truncation --------------------------------------------------------------------------------
