@@ -15,14 +15,22 @@ those inside functions too. It leaves out modules whose whole effect is seen els
 `schemas`, `tokens` and `artifacts` serve every stage. Only those of their top-level definitions
 count that the stage's modules name, and what these name in turn, so that another stage's schema
 reruns nothing here. The text of `artifacts` is taken whole all the same: it is the format.
+
+Parsing takes a third of a second, which every start of Snakemake and every job would wait for: the
+result is kept beside Python's own compiled files, for exactly the bytes it was told from.
 """
 
 import ast
 import functools
 import hashlib
+import importlib.util
 import io
+import json
+import os
+import sys
 import tokenize
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +55,70 @@ WITHOUT_NODES = frozenset({"ctx", "op", "ops", "id", "attr", "arg", "kind", "typ
 def code(stage: str, root: Path = ROOT) -> Mapping[str, str]:
     """Module name to fingerprint, for every module the stage can import, sorted by name.
 
-    A file is read once per process, so a long job records the code it started with if it asks
-    for it at its start.
+    All files are read at the first call of a process, so a long job records the code it started
+    with if it asks for it at its start.
 
     Args:
         stage: A name of the stage table.
         root: The folder that holds the package.
     """
-    return {module: _fingerprint(module, names, root) for module, names in closure(stage, root).items()}
+    kept = _kept(root)
+    if stage not in kept:
+        found = closure(stage, root).items()
+        kept[stage] = {module: _fingerprint(module, names, root) for module, names in found}
+        _keep(kept, root)
+    return kept[stage]
+
+
+# --- what an earlier process found -------------------------------------------------------------
+
+
+@functools.cache
+def _kept(root: Path) -> dict[str, dict[str, str]]:
+    """Stage to its fingerprints, as far as they were told from these very sources before."""
+    try:
+        content = json.loads(_keeper(root).read_bytes())
+        kept: dict[str, dict[str, str]] = content["stages"] if content["sources"] == _digest(root) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return kept
+
+
+def _keep(stages: Mapping[str, Mapping[str, str]], root: Path) -> None:
+    """Leave the fingerprints for the next process; where that cannot be, it parses again."""
+    file = _keeper(root)
+    if sys.dont_write_bytecode:
+        return
+    own = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(exist_ok=True)
+        own.write_text(json.dumps({"sources": _digest(root), "stages": stages}), "utf-8")
+        own.replace(file)
+    except OSError:
+        with suppress(OSError):
+            own.unlink()
+
+
+def _keeper(root: Path) -> Path:
+    return Path(importlib.util.cache_from_source(str(root / PACKAGE / "provenance.py"))).with_suffix(".json")
+
+
+@functools.cache
+def _digest(root: Path) -> str:
+    """One hash of every source of the package, and of this one, which reads them."""
+    found = hashlib.sha256(Path(__file__).read_bytes())
+    for path, source in _sources(root).items():
+        found.update(f"{path.relative_to(root)} {len(source)}\n".encode() + source)
+    return found.hexdigest()
+
+
+@functools.cache
+def _sources(root: Path) -> Mapping[Path, bytes]:
+    """Path to content of every module, read once, so that what is kept and what is told agree."""
+    return {path: path.read_bytes() for path in sorted((root / PACKAGE).rglob("*.py"))}
+
+
+# --- the modules that a stage can import -------------------------------------------------------
 
 
 def closure(stage: str, root: Path = ROOT) -> dict[str, frozenset[str]]:
@@ -143,7 +207,7 @@ def _packages(module: str) -> list[str]:
 def _path(module: str, root: Path) -> Path | None:
     base = root.joinpath(*module.split("."))
     candidates = (base.with_suffix(".py"), base / "__init__.py")
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if path in _sources(root)), None)
 
 
 @functools.cache
@@ -152,7 +216,7 @@ def _parts(module: str, root: Path) -> tuple[Part, ...]:
     path = _path(module, root)
     if path is None:
         return ()
-    source = path.read_text("utf-8")
+    source = _sources(root)[path].decode("utf-8").replace("\r\n", "\n")
     lines = source.split("\n")
     return tuple(_part(node, lines) for node in ast.parse(source).body if not _is_docstring(node))
 

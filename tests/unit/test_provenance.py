@@ -1,10 +1,14 @@
 """Fingerprints and closures."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from promptehr.provenance import closure, code
+from promptehr.provenance import ROOT, closure, code
 
 STAGE = "promptehr.stages.count"
 
@@ -178,3 +182,55 @@ def test_a_relative_import_is_refused(tmp_path: Path) -> None:
 
 def test_the_fingerprints_are_those_of_every_python_version(tmp_path: Path) -> None:
     assert fingerprint(tmp_path, BASE) == "2ad51a56bcc0720a"
+
+
+# --- what an earlier process found -------------------------------------------------------------
+
+
+def in_a_process_of_its_own(root: Path, **environ: str) -> str:
+    """The fingerprint of the stage's module as a new process tells it."""
+    told = f"from promptehr.provenance import code; print(code('count', Path({str(root)!r}))[{STAGE!r}])"
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "", **environ}
+    done = subprocess.run(
+        [sys.executable, "-c", f"from pathlib import Path; {told}"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+def kept(root: Path) -> list[Path]:
+    return sorted((root / "promptehr").rglob("*.json"))
+
+
+def test_a_later_process_takes_what_an_earlier_one_found(tmp_path: Path) -> None:
+    root = package(tmp_path, stages__count=BASE)
+    assert in_a_process_of_its_own(root) == fingerprint(tmp_path, BASE)
+    (file,) = kept(root)
+    file.write_text(re.sub(r'(stages\.count": ")\w+', r"\1found before", file.read_text("utf-8")), "utf-8")
+    assert in_a_process_of_its_own(root) == "found before"
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "[1]", '{"sources": "of another", "stages": {}}'])
+def test_what_was_kept_of_other_sources_or_is_damaged_is_told_again(tmp_path: Path, damage: str) -> None:
+    root = package(tmp_path, stages__count=BASE)
+    in_a_process_of_its_own(root)
+    kept(root)[0].write_text(damage, "utf-8")
+    assert in_a_process_of_its_own(root) == fingerprint(tmp_path, BASE)
+    edited = BASE.replace("len(xs)", "len(xs) + 1")
+    (root / "promptehr" / "stages" / "count.py").write_text(edited, "utf-8")
+    assert in_a_process_of_its_own(root) == fingerprint(tmp_path, edited) != fingerprint(tmp_path, BASE)
+
+
+def test_nothing_is_kept_where_python_keeps_no_compiled_files(tmp_path: Path) -> None:
+    root = package(tmp_path, stages__count=BASE)
+    assert in_a_process_of_its_own(root, PYTHONDONTWRITEBYTECODE="1") == fingerprint(tmp_path, BASE)
+    assert kept(root) == []
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    root = package(tmp_path, stages__count=BASE)
+    (root / "promptehr" / "__pycache__").write_text("no folder", "utf-8")
+    assert in_a_process_of_its_own(root) == fingerprint(tmp_path, BASE)
