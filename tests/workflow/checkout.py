@@ -124,8 +124,8 @@ def remove(*folders: Path) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """This process's, with the folder's package in front of the installed one."""
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    """This process's, with the folder's package in front of the installed one; compiled files are kept."""
+    return {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
 
 
 def jobs(output: str) -> dict[str, int]:

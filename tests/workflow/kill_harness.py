@@ -2,11 +2,11 @@
 
     python -m tests.workflow.kill_harness --kills 200 --seed 1
 
-A round starts on empty results. At random moments one process of the run gets SIGKILL: Snakemake
-itself, the program of a rule, or all at once as in a power cut. The same command follows at once,
-beside whatever the dead run left running. When the command ends well and the last orphan is gone,
-every artifact must have the bytes of an undisturbed run. Rounds follow each other until the kills
-are used up.
+A round starts on empty results. At random moments a process of the run gets SIGKILL: Snakemake
+itself, the program of a rule, or all at once as in a power cut. What lives of the command may be hit
+again; the same command follows at once, beside whatever the dead one left running. When the command
+ends well and the last orphan is gone, every artifact must have the bytes of an undisturbed run.
+Rounds follow each other until the kills are used up.
 """
 
 import argparse
@@ -43,12 +43,13 @@ evaluate_utility: {bootstrap: 100, min_positives: 3}
 evaluate_privacy: {bootstrap: 100, min_members: 10}
 runtime: {device: cpu, threads: 1}
 """
-COMMAND = ("--profile", "profiles/local", "--cores", "2")
+# More than the machine has: rules that ask for four run side by side, and can be hit together.
+COMMAND = ("--profile", "profiles/local", "--cores", "8")
 MARK = "PROMPTEHR_KILL_HARNESS"
-# Moments are counted in programs started, so that a slow machine is hit in the same stages.
-MOST_PROGRAMS = 3
-MEAN_DELAY_S = 1.0
-READING_S = 4.0
+# A moment is so many programs on, and somewhere in the last one's usual time or a little after it: a
+# slow machine is hit in the same places.
+PROGRAMS_ON = (0, 1, 1, 2, 2, 3, 3)
+PAST_ITS_END = 1.2
 WITHOUT = ("unigram", "bigram", "memoriser")
 ORPHANS_END_S = 120.0
 # A command may be refused while an orphan trains; each try takes seconds.
@@ -63,39 +64,38 @@ class Harness:
         checkout: Where the pipeline runs.
         rng: Chooses moments and victims.
         expected: Path to bytes of every artifact of an undisturbed run.
+        seconds: What each stage's program takes undisturbed, and `start` what Snakemake takes to read.
         hits: What was killed, and how often.
     """
 
     checkout: Checkout
     rng: random.Random
     expected: dict[str, bytes]
+    seconds: dict[str, float]
     hits: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     rounds: int = 0
 
     def run(self, kills: int) -> None:
         """Rounds until so many kills were done; each ends with the expected bytes."""
-        while sum(self.hits.values()) < kills:
+        while self.hits.total() < kills:
             self.rounds += 1
             remove(self.checkout.folder / "results", self.checkout.folder / ".snakemake")
-            self.round(kills - sum(self.hits.values()))
+            self.round(kills)
 
     def round(self, kills: int) -> None:
-        """From nothing to a finished run through at most so many kills."""
-        killed, output = 0, ""
+        """From nothing to a finished run, with kills up to this number of all rounds."""
+        output = ""
         for _ in range(MOST_STARTS):
-            status, output, hit = self.start(doomed=killed < kills)
-            if hit:
-                killed += 1
-                self.hits[hit] += 1
-                print(f"kill {sum(self.hits.values())}, round {self.rounds}: {hit}", flush=True)
-            elif status == 0:
+            before = self.hits.total()
+            status, output = self.start(kills)
+            if status == 0 and self.hits.total() == before:
                 self.compare()
                 return
         raise AssertionError(f"did not end after {MOST_STARTS} starts:\n{output}")
 
-    def start(self, *, doomed: bool) -> tuple[int, str, str | None]:
-        """(status, output, what was killed) of one command; an undoomed one may end."""
+    def start(self, kills: int) -> tuple[int, str]:
+        """(status, output) of one command, which is hit until it ends or the kills are used up."""
         self.starts += 1
         log = self.checkout.folder / "command.log"
         with log.open("w") as file:
@@ -108,22 +108,28 @@ class Harness:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            hit = self.kill_one(main.pid) if doomed and self.lives_to_its_moment(main) else None
-            # A rule's death ends Snakemake by itself, after the jobs beside it.
+            programs = self.rng.choice(PROGRAMS_ON)
+            while self.hits.total() < kills and self.lives_to_its_moment(main, programs):
+                if hit := self.kill_one(main.pid):
+                    self.hits[hit] += 1
+                    print(f"kill {self.hits.total()}, round {self.rounds}: {hit}", flush=True)
+                # A rule's death ends Snakemake, after the jobs beside it: it starts no more programs.
+                programs = 0
             status = main.wait(1800)
-        return status, log.read_text("utf-8"), hit
+        return status, log.read_text("utf-8")
 
-    def lives_to_its_moment(self, main: "subprocess.Popen[bytes]") -> bool:
-        """Wait for a random moment of a random program; whether the command still runs then."""
-        programs = self.rng.randint(0, MOST_PROGRAMS)
-        delay = self.rng.expovariate(1 / MEAN_DELAY_S) if programs else self.rng.uniform(0.0, READING_S)
+    def lives_to_its_moment(self, main: "subprocess.Popen[bytes]", programs: int) -> bool:
+        """Wait for a random moment of the program so many on; whether the command still runs then."""
+        stage = "start"
         seen = {pid for pid, stage in self.programs() if stage}
         wanted = len(seen) + programs
         while len(seen) < wanted and main.poll() is None:
-            seen |= {pid for pid, stage in self.programs() if stage}
+            found = {pid: name for pid, name in self.programs() if name and pid not in seen}
+            stage = next(iter(found.values()), stage)
+            seen |= found.keys()
             time.sleep(0.05)
         try:
-            main.wait(delay)
+            main.wait(self.rng.uniform(0.0, PAST_ITS_END * self.seconds[stage]))
         except subprocess.TimeoutExpired:
             return True
         return False
@@ -136,9 +142,9 @@ class Harness:
         if choice == "program" and programs:
             pid = self.rng.choice(sorted(programs))
             return f"program of {programs[pid]}" if kill(pid) else None
-        victims = [main] if choice != "everything" else [pid for pid, _ in self.programs()]
-        done = [pid for pid in [main, *victims] if kill(pid)]
-        return f"{'everything' if len(done) > 1 else 'snakemake'} during {running}" if done else None
+        others = [pid for pid, _ in self.programs() if pid != main] if choice == "everything" else []
+        done = [pid for pid in [main, *others] if kill(pid)]
+        return f"{'everything' if others else 'snakemake'} during {running}" if done else None
 
     def programs(self) -> Iterator[tuple[int, str | None]]:
         """Every process of this checkout, orphans too, and the stage it runs if it is a stage's."""
@@ -190,7 +196,21 @@ def prepared(folder: Path, seed: int) -> Harness:
     (folder / "config.yaml").write_text("".join(kept), "utf-8")
     done = checkout.snakemake(*COMMAND, timeout=1800)
     assert done.returncode == 0, done.stdout[-4000:]
-    return Harness(checkout, random.Random(seed), artifacts(folder / "results"))
+    began = time.monotonic()
+    assert checkout.stale() == {}
+    seconds = {
+        "start": time.monotonic() - began,
+        **usual_seconds(folder / "results" / "killed" / "benchmarks"),
+    }
+    return Harness(checkout, random.Random(seed), artifacts(folder / "results"), seconds)
+
+
+def usual_seconds(benchmarks: Path) -> dict[str, float]:
+    """Stage to the time its program took, from Snakemake's benchmark files."""
+    return {
+        path.name.partition(".")[0]: float(path.read_text("utf-8").splitlines()[1].split("\t")[0])
+        for path in sorted(benchmarks.iterdir())
+    }
 
 
 def main() -> None:
@@ -210,7 +230,7 @@ def main() -> None:
             for hit, count in sorted(harness.hits.items()):
                 print(f"{count:4d}  {hit}")
         print(
-            f"{sum(harness.hits.values())} kills in {harness.rounds} rounds and {harness.starts} starts,"
+            f"{harness.hits.total()} kills in {harness.rounds} rounds and {harness.starts} starts,"
             f" {time.monotonic() - began:.0f} s: all artifacts byte for byte as undisturbed"
         )
 

@@ -11,4 +11,4 @@ from tests.workflow.kill_harness import prepared
 def test_a_killed_pipeline_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:
     harness = prepared(tmp_path / "checkout", seed=1)
     harness.run(20)
-    assert sum(harness.hits.values()) == 20
+    assert harness.hits.total() == 20
