@@ -16,8 +16,10 @@ import json
 import logging
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from promptehr import artifacts
-from promptehr.errors import ArtifactError
+from promptehr.errors import ArtifactError, PromptEHRError
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Checkpoints:
             _name("step", saved.step),
             {
                 WEIGHTS: lambda file: safetensors.torch.save_file(dict(saved.weights), file),
-                TENSORS: lambda file: torch.save(dict(saved.tensors), file),
+                TENSORS: lambda file: _save_tensors(saved.tensors, file),
                 VALUES: lambda file: file.write_bytes(artifacts.json_bytes(values)),
             },
         )
@@ -132,7 +134,7 @@ class Checkpoints:
         """Write a folder's files and their manifest, and give it its name at once."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=artifacts.PRIVATE_FOLDER)
         temporary, path = self.folder / f".{name}", self.folder / name
-        try:
+        with writing(path, "the checkpoints before it are whole, free some space and run the same command"):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(mode=artifacts.PRIVATE_FOLDER)
             for file, write in writers.items():
@@ -144,11 +146,6 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
             temporary.rename(path)
             _flush(self.folder, private=False)
-        except OSError as error:
-            raise ArtifactError(
-                f"{path}: cannot be written ({error.strerror}); the checkpoints before it are whole,"
-                " free some space and run the same command"
-            ) from error
 
     def _prune(self) -> None:
         steps = sorted(self.folder.glob("step-*"))
@@ -287,6 +284,38 @@ def _is_whole(path: Path) -> bool:
     if damaged:
         logger.warning("%s: skipped, %s is damaged", path, damaged[0])
     return not damaged
+
+
+@contextmanager
+def writing(path: Path, remedy: str = "free or change the folder") -> Iterator[None]:
+    """Tell of a full or read-only disk in one line, whichever library met it.
+
+    Raises:
+        ArtifactError: naming the path and what the system says.
+    """
+    try:
+        yield
+    except PromptEHRError:
+        raise
+    except Exception as error:  # tokenizers raises no narrower one
+        reason = _of_system(error)
+        if reason is None:
+            raise
+        raise ArtifactError(f"{path}: cannot be written ({reason}); {remedy}") from error
+
+
+def _of_system(error: BaseException) -> str | None:
+    """What the system said: torch puts an error of its own before it, Rust has it in the text."""
+    if found := re.search(r"\(os error (\d+)\)", str(error)):
+        return os.strerror(int(found[1]))
+    cause = error if isinstance(error, OSError) else error.__context__
+    return cause.strerror if isinstance(cause, OSError) else None
+
+
+def _save_tensors(tensors: Mapping[str, Any], path: Path) -> None:
+    # Into a file of ours: of one that torch opens itself, a full disk leaves no word.
+    with path.open("wb") as file:
+        torch.save(dict(tensors), file)
 
 
 def _flush(path: Path, *, private: bool = True) -> None:

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from promptehr import artifacts, tokens
+from promptehr.model import checkpoint
 from promptehr.model.batches import CONDITIONS
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.tokens import Vocabulary
@@ -36,7 +37,7 @@ def publish(
 ) -> list[Path]:
     """Write the model's folder, file by file, each whole or not at all; returns the files."""
     model.generation_config = generation_defaults(model)
-    with _staged(folder) as staged, _no_bars():
+    with checkpoint.writing(folder), _staged(folder) as staged, _no_bars():
         model.save_pretrained(staged)
         tokenizer(vocabulary).save_pretrained(staged)
         (staged / "README.md").write_text(card, "utf-8")

@@ -74,7 +74,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     stores = {name: read_store(inputs.index, name, vocabulary, where) for name in ("train", "valid")}
     check(stores, train)
     folder = outputs.summary.parent / "checkpoints"
-    with lease.held(folder) as held, signals.watched() as asked:
+    with checkpoint.writing(folder), lease.held(folder) as held, signals.watched() as asked:
         checkpoint.claim(folder, key)
         checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=checkpoint.digest(key))
         model = start(stores["train"], vocabulary, train)

@@ -2,13 +2,19 @@
 
 import json
 import os
+import resource
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import nn
 
 from promptehr.errors import ArtifactError, BusyError
@@ -186,6 +192,41 @@ def test_a_full_disk_is_one_line_and_leaves_the_older_ones(
     found = checkpoints.newest(at_most=99)
     assert found is not None
     assert found.step == 5
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """The system refuses to write more into one file, as it refuses all on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("large", ["weights", "tensors"])
+def test_what_torch_and_safetensors_say_of_a_disk_is_one_line_too(tmp_path: Path, large: str) -> None:
+    state = replace(saved(10), **{large: {"big": torch.zeros(50_000)}})
+    with no_file_over(100_000), pytest.raises(ArtifactError) as told:
+        Checkpoints(tmp_path, keep=2).save(state)
+    assert str(told.value) == (
+        f"{tmp_path}/step-00000010: cannot be written (File too large); the checkpoints before it are whole,"
+        " free some space and run the same command"
+    )
+    assert Checkpoints(tmp_path, keep=2).newest(at_most=10) is None
+
+
+def test_what_tokenizers_says_of_a_disk_is_one_line_too(tmp_path: Path) -> None:
+    words = Tokenizer(WordLevel({str(number): number for number in range(10_000)}, unk_token="0"))
+    with no_file_over(10_000), pytest.raises(ArtifactError) as told, checkpoint.writing(tmp_path):
+        words.save(str(tmp_path / "tokenizer.json"))
+    assert str(told.value) == f"{tmp_path}: cannot be written (File too large); free or change the folder"
+
+
+def test_an_error_that_is_none_of_the_disk_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), checkpoint.writing(tmp_path):
+        raise RuntimeError("a bug")
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
