@@ -150,3 +150,17 @@ def test_the_entry_is_short_and_the_rules_hold_no_python() -> None:
 def test_nobodys_name_or_address_stands_in_a_profile() -> None:
     for path in Path(ROOT / "profiles").rglob("*.yaml"):
         assert not re.search(r"@[\w-]+\.", path.read_text())
+
+
+def test_every_rule_stands_in_the_table_of_what_a_cluster_is_asked_for() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+    table = page.partition("## What is asked for")[2].partition("\n\n")[0]
+    assert [stage.name for stage in STAGES if f"`{stage.name}`" not in table] == []
+
+
+def test_the_profiles_example_takes_every_rule_but_training_off_the_gpu() -> None:
+    profile = (ROOT / "profiles" / "slurm" / "config.yaml").read_text("utf-8")
+    off = re.findall(r"^#   (\w+): \{gpu: 0\}", profile, flags=re.MULTILINE)
+    rules = "".join(path.read_text("utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    with_gpu = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?gpu=", rules, flags=re.MULTILINE | re.DOTALL)
+    assert sorted([*off, "train"]) == sorted(with_gpu)
