@@ -1,11 +1,14 @@
 """The whole pipeline on 200 simulated patients: one run, then what it left."""
 
 import json
+import os
 import stat
+import statistics
+import subprocess
 from pathlib import Path
 
 from promptehr.stage_table import STAGES
-from tests.workflow.checkout import Checkout, artifacts
+from tests.workflow.checkout import SNAKEMAKE, Checkout, artifacts, environment, words_for
 
 
 def results(checkout: Checkout) -> Path:
@@ -67,3 +70,26 @@ def test_a_results_folder_may_have_a_space_in_its_name(checkout: Checkout) -> No
     done = spaced.snakemake("--cores", "1", "--until", "records")
     assert done.returncode == 0, done.stdout[-4000:]
     assert (checkout.folder / "my results" / "records" / "ledger.json").exists()
+
+
+def processor_seconds(checkout: Checkout, words: list[str]) -> float:
+    """What one command takes of the processor; the clock on the wall tells of the machine's other work."""
+    run = subprocess.Popen(
+        words,
+        cwd=checkout.folder,
+        env=environment(checkout.folder),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, used = os.wait4(run.pid, 0)
+    run.returncode = os.waitstatus_to_exitcode(status)
+    assert run.returncode == 0
+    return used.ru_utime + used.ru_stime
+
+
+def test_a_run_with_nothing_to_do_costs_little_more_than_starting_snakemake(finished: Checkout) -> None:
+    commands = ([SNAKEMAKE, "--version"], words_for(finished, "--profile", "profiles/local"))
+    for words in commands:
+        processor_seconds(finished, words)
+    pairs = [[processor_seconds(finished, words) for words in commands] for _ in range(5)]
+    assert statistics.median(run / start for start, run in pairs) < 1.4

@@ -209,6 +209,37 @@ def test_a_row_that_changes_no_record_stops_there_in_two_steps(finished: Checkou
     assert finished.stale() == REPORT
 
 
+def test_parts_of_generation_are_merged_to_the_same_bytes(finished: Checkout) -> None:
+    file = "results/tiny/generate/base/synthetic.parquet"
+    two_blocks = finished.with_settings("generate: {patients: 300}")
+    make(two_blocks, file)
+    expected = (finished.folder / file).read_bytes()
+    divided = two_blocks.with_settings("generate: {parts: 2}")
+    assert divided.stale(file) == {"generate_part": 2, "generate": 1}
+    make(divided, file)
+    assert (finished.folder / file).read_bytes() == expected
+    assert divided.stale(file) == {}
+
+
+def test_the_number_of_shards_changes_neither_model_nor_patients(finished: Checkout) -> None:
+    results = finished.folder / "results" / "tiny"
+    names = (
+        "train/base/model/model.safetensors",
+        "train/base/history.jsonl",
+        "generate/base/synthetic.parquet",
+    )
+    expected = [(results / name).read_bytes() for name in names]
+    more = finished.with_settings("shards: {count: 3}")
+    assert more.stale() == {"shards": 1, **AFTER_SHARDS}
+    make(more, f"results/tiny/{names[-1]}")
+    assert [(results / name).read_bytes() for name in names] == expected
+
+
+def make(checkout: Checkout, file: str) -> None:
+    done = checkout.snakemake("--cores", "2", "--max-checksum-file-size", "1GB", file)
+    assert done.returncode == 0, done.stdout
+
+
 def until_records(checkout: Checkout) -> None:
     """The first of the two steps."""
     done = checkout.snakemake("--profile", "profiles/local", "--cores", "1", "--until", "records")
