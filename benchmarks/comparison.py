@@ -160,8 +160,9 @@ of training, one run."""
 
 def markdown(rows: Sequence[Row], optimum: Judged, options: argparse.Namespace) -> str:
     ours = next((row.ruled for row in rows if row.title == ARMS[OURS].title), None)
+    chosen = "" if options.arms == list(ARMS) else f" --arms {' '.join(options.arms)}"
     caption = CAPTION.format(
-        command="`python -m benchmarks.comparison`",
+        command=f"`python -m benchmarks.comparison{chosen}`",
         patients=options.patients,
         seeds=", ".join(map(str, options.seeds)),
         rates=", ".join(f"{rate:.0e}" for rate in options.rates),
