@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Of `make bench`; 50 takes 1 GB of disk and a quarter of an hour.
+# Of `make bench`; 50 takes 2 GB of disk and minutes.
 SCALES ?= 1 10 50
 # Written when the environment is whole; pip starts again if a pin changes.
 READY := .venv/.ready
