@@ -6,10 +6,11 @@ schedule, clipping, and choice of the epoch on the validation split.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks import rivals
 from benchmarks.cohort import Splits
+from promptehr import provenance
 from promptehr.metrics.likelihood import Array
 from promptehr.model import loop, objective, scoring
 from promptehr.model.batches import Condition, Step, TokenStore, derived_seed
@@ -76,19 +78,21 @@ class Run:
 
     Attributes:
         log_prob: [T] of the test tokens under the condition `prompt`, as trained.
-        ruled: The same with codes of the visit ruled out; None where that is the model's own rule.
         valid_nll: Nats per code on the validation split, of the best epoch.
         epoch: The best one, from 1.
         parameters: Numbers that training changes.
         seconds: Of processor time in training and its validations.
+        code: Digest of the code that made it.
+        ruled: As log_prob with codes of the visit ruled out; None where that is the model's own rule.
     """
 
     log_prob: Array
-    ruled: Array | None
     valid_nll: float
     epoch: int
     parameters: int
     seconds: float
+    code: str = ""
+    ruled: Array | None = None
 
 
 # --- settings ----------------------------------------------------------------------------------
@@ -107,27 +111,47 @@ def demo(seed: int, *changes: Mapping[str, Any]) -> Train:
 # --- one run -----------------------------------------------------------------------------------
 
 
-def kept(folder: Path, key: Mapping[str, Any], arm: Arm, train: Train, cohort: Splits) -> Run:
-    """The run of this key out of the folder, or a new one, which is put there."""
-    whole = {"arm": arm.title, "train": train.model_dump(mode="json", exclude_defaults=True), **key}
-    name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
-    path = folder / f"{name}.npz"
-    if not path.exists():
-        found = run(arm, train, cohort)
-        folder.mkdir(parents=True, exist_ok=True)
-        stored = {name: value for name, value in vars(found).items() if value is not None}
-        partial = path.with_suffix(".part.npz")
-        np.savez(partial, **stored)
-        partial.rename(path)
-    with np.load(path) as file:
-        return Run(
-            log_prob=file["log_prob"],
-            ruled=file.get("ruled"),
-            valid_nll=float(file["valid_nll"]),
-            epoch=int(file["epoch"]),
-            parameters=int(file["parameters"]),
-            seconds=float(file["seconds"]),
-        )
+@functools.cache
+def code() -> str:
+    """Digest of what a run depends on: the train stage's modules and the benchmarks' own."""
+    own = {name: (Path(__file__).parent / f"{name}.py").read_text() for name in ("arms", "cohort", "rivals")}
+    return _digest({**provenance.code("train"), **own})
+
+
+def kept(folder: Path, key: Mapping[str, Any], arm: Arm, train: Train, cohort: Splits, any_code: bool) -> Run:
+    """The run of this key out of the folder, or a new one, which is put there.
+
+    Args:
+        folder: Where runs are kept.
+        key: What tells cohorts apart.
+        arm: Known by its title.
+        train: Settings.
+        cohort: Of the key.
+        any_code: Whether a run of other code will do.
+    """
+    settings = train.model_dump(mode="json", exclude_defaults=True)
+    path = folder / f"{_digest({'arm': arm.title, 'train': settings, **key})}.npz"
+    if path.exists():
+        with np.load(path) as file:
+            found = Run(**{name: file[name][()] for name in file})
+        if any_code or found.code == code():
+            return found
+    found = run(arm, train, cohort)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part.npz")
+    np.savez(partial, **{name: value for name, value in vars(found).items() if value is not None})
+    partial.rename(path)
+    return found
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def of_other_code(runs: Iterable[Run]) -> str:
+    """A sentence for the caption; empty where all runs are of the code as it is."""
+    old = [run.code != code() for run in runs]
+    return f" {sum(old)} of {len(old)} runs were made by an earlier version of the code." if any(old) else ""
 
 
 def run(arm: Arm, train: Train, cohort: Splits) -> Run:
@@ -154,6 +178,7 @@ def run(arm: Arm, train: Train, cohort: Splits) -> Run:
         epoch=best["epoch"],
         parameters=rivals.parameters(state.model),
         seconds=seconds,
+        code=code(),
     )
 
 

@@ -4,8 +4,8 @@
 
 Prints a Markdown table. A seed is a cohort, a split and a training of its own; cohorts and trainings
 are smaller than the demo's and the test split larger, so that small differences show in little time.
-Nothing is tuned per row: the rate is the demo's. Runs are kept in a folder and not done twice: empty
-it after a change to the code.
+Nothing is tuned per row: the rate is the demo's. Runs are kept in a folder and done again only after
+a change to the code.
 """
 
 import argparse
@@ -13,11 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import torch
 
 from benchmarks import arms, cohort, data
-from benchmarks.arms import Arm
+from benchmarks.arms import Arm, Run
 from benchmarks.cohort import Judged, Splits
 from benchmarks.comparison import PROMPT_ONLY, gpt2_with_ours
 
@@ -56,18 +57,17 @@ CAPTION = """\
 {epochs} epochs; seeds {seeds}, each a cohort and a training of its own, {patients:,} test patients in all.
 Smaller than the demo on purpose: read differences, not levels. The epoch is chosen on the validation split,
 nothing else is tuned. NLL per code on test under the condition of generation; *above the recipe* is paired by
-patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU s: of training, one run."""
+patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU s: of training, one
+run.{other_code}"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A line of the table: a title, what came of it on test, and its runs, one per seed."""
 
     title: str
     judged: Judged
-    valid: float
-    parameters: int
-    seconds: float
+    runs: Sequence[Run]
 
 
 # --- measuring ---------------------------------------------------------------------------------
@@ -79,17 +79,8 @@ def measured(arm: Arm, cohorts: Mapping[int, Splits], options: argparse.Namespac
     for seed, splits in cohorts.items():
         train = arms.demo(seed, arm.changes, {"epochs": options.epochs})
         key = {"sizes": [options.train, options.valid, options.test], "seed": seed}
-        runs.append(arms.kept(options.work, key, arm, train, splits))
-    splits = list(cohorts.values())
-    judged = Judged.of([run.log_prob for run in runs], splits)
-    count = len(runs)
-    return Row(
-        arm.title,
-        judged,
-        sum(run.valid_nll for run in runs) / count,
-        runs[0].parameters,
-        sum(run.seconds for run in runs) / count,
-    )
+        runs.append(arms.kept(options.work, key, arm, train, splits, options.any_code))
+    return Row(arm.title, Judged.of([run.log_prob for run in runs], list(cohorts.values())), runs)
 
 
 def cohorts_of(options: argparse.Namespace) -> dict[int, Splits]:
@@ -113,6 +104,7 @@ def markdown(rows: Sequence[Row], options: argparse.Namespace) -> str:
         epochs=options.epochs,
         seeds=", ".join(map(str, options.seeds)),
         patients=len(default.nats),
+        other_code=arms.of_other_code(run for row in rows for run in row.runs),
     )
     lines = [
         caption,
@@ -126,9 +118,10 @@ def markdown(rows: Sequence[Row], options: argparse.Namespace) -> str:
 
 
 def line(row: Row, default: Judged) -> str:
+    valid, seconds = (mean(getattr(run, name) for run in row.runs) for name in ("valid_nll", "seconds"))
     return (
-        f"| {row.title} | {row.parameters:,} | {row.valid:.3f} | {row.judged.nll:.3f}"
-        f" | {row.judged.gap_closed:.1%} | {cohort.above(row.judged, default)} | {row.seconds:.0f} |"
+        f"| {row.title} | {row.runs[0].parameters:,} | {valid:.3f} | {row.judged.nll:.3f}"
+        f" | {row.judged.gap_closed:.1%} | {cohort.above(row.judged, default)} | {seconds:.0f} |"
     )
 
 
@@ -145,6 +138,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", nargs="*", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("results/study"), help="where runs are kept")
+    parser.add_argument("--any-code", action="store_true", help="take kept runs of other code as well")
     parser.add_argument("--into", type=Path, help="Markdown file whose marked part is replaced")
     return parser.parse_args(given)
 

@@ -188,6 +188,32 @@ def test_a_flat_start_is_uniform_over_what_can_be_written() -> None:
     assert torch.allclose(first, expected.expand_as(first), atol=0.05)
 
 
+# --- kept runs --------------------------------------------------------------------------------
+
+
+def test_a_run_is_kept_until_the_code_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def run(*_: object) -> arms.Run:
+        made.append(arms.code())
+        return arms.Run(np.array([-1.0]), valid_nll=1.0, epoch=1, parameters=2, seconds=3.0, code=made[-1])
+
+    def kept(*, any_code: bool) -> arms.Run:
+        return arms.kept(tmp_path, {"seed": 1}, arms.Arm("arm"), arms.demo(1), splits(), any_code)
+
+    monkeypatch.setattr(arms, "run", run)
+    first, second = kept(any_code=False), kept(any_code=False)
+    assert (len(made), second) == (1, first)
+    assert arms.of_other_code([first]) == ""
+    monkeypatch.setattr(arms, "code", lambda: "other")
+    old = kept(any_code=True)
+    assert (len(made), old) == (1, first)
+    assert arms.of_other_code([old, old]) == " 2 of 2 runs were made by an earlier version of the code."
+    assert kept(any_code=False).code == "other"
+    assert kept(any_code=False).code == "other"
+    assert len(made) == 2
+
+
 # --- the whole script --------------------------------------------------------------------------
 
 
