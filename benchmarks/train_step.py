@@ -55,6 +55,14 @@ class Row:
     flops: float
 
 
+@dataclass(frozen=True)
+class Done:
+    """Scored labels and patients, of a step or of a second."""
+
+    labels: float
+    patients: float
+
+
 def main(given: Sequence[str] | None = None) -> None:
     chosen = arguments(given)
     where = torch.device(chosen.device)
@@ -142,8 +150,9 @@ def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
     model.to(patients.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     places = cycle(np.random.default_rng(2).permutation(len(patients)))
+    mean = float(patients.lengths.mean() - 1)
 
-    def step(count: int = NAIVE_PATIENTS) -> int:
+    def step(count: int = NAIVE_PATIENTS) -> Done:
         rows = torch.tensor([next(places) for _ in range(count)], device=patients.device)
         zero = torch.zeros_like(rows)
         batch = objective.between(patients, rows, visible=zero, first=zero, widths=(PADDED, PADDED))
@@ -152,16 +161,10 @@ def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return int((batch.labels != objective.NOT_SCORED).sum())
+        return Done(mean * count, count)  # all steps take alike, so their mean is what counts
 
-    rate = tokens_per_s(step, patients.device, chosen.seconds, first=partial(step, 1))
-    share = float(patients.lengths.mean() - 1) / PADDED
-    return Row(
-        "naive: fp32, 16 patients padded to 256",
-        rate,
-        share,
-        rate * flops_per_token(model, patients),
-    )
+    rate = per_second(step, patients.device, chosen.seconds, first=partial(step, 1))
+    return Row("naive: fp32, 16 patients padded to 256", rate.labels, mean / PADDED, flops(model, rate))
 
 
 def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
@@ -172,53 +175,57 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
     static = device.compiles(train.compile, patients.device)
     forward = loop.compiled(model) if static else model
     plan = plan_epoch(patients, train, epoch=0, static=static)
-    labels = [int(patients.lengths[step.rows[step.present].cpu().numpy()].sum()) for step in plan.steps]
-    labels = [whole - int(step.present.sum()) for whole, step in zip(labels, plan.steps, strict=True)]
-    order = cycle(range(len(plan.steps)))
+    order = cycle(evenly(sorted(range(len(plan.steps)), key=lambda place: plan.steps[place].decoder_width)))
 
-    def step() -> int:
-        place = next(order)
-        mean = plan.labels_per_step
-        loop.train_step(state, plan.steps[place], patients, train, labels=mean, steps=10**6, forward=forward)
-        return labels[place]
+    def step() -> Done:
+        chosen, mean = plan.steps[next(order)], plan.labels_per_step
+        loop.train_step(state, chosen, patients, train, labels=mean, steps=10**6, forward=forward)
+        rows = chosen.rows[chosen.present].cpu().numpy()
+        return Done(float((patients.lengths[rows] - 1).sum()), len(rows))
 
     if static:  # every shape is compiled or recorded once; a run pays for that in its first epoch
         for _ in plan.steps:
             step()
-    rate = tokens_per_s(step, patients.device, chosen.seconds, at_least=1 if chosen.shape == "base" else 20)
+    rate = per_second(step, patients.device, chosen.seconds, at_least=1 if chosen.shape == "base" else 20)
     size = f"{train.batch_patients} patients" if train.batch_patients else f"{train.batch_tokens} tokens"
     arithmetic = "bf16" if device.has_bf16(patients.device) else "fp32"
     compiled = ", compiled" if static else ""
     name = f"ours: {arithmetic}, {size}{compiled}"
-    return Row(name, rate, plan.useful_share, rate * flops_per_token(model, patients))
+    return Row(name, rate.labels, plan.useful_share, flops(model, rate))
 
 
-def tokens_per_s(
-    step: Callable[[], int],
+def evenly(places: Sequence[int]) -> list[int]:
+    """The places, each once, in an order whose every beginning is spread over them: steps differ by length."""
+    halves = (int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() for number in range(1, 2 * len(places)))
+    return [places[place] for place in dict.fromkeys(int(half * len(places)) for half in halves)]
+
+
+def per_second(
+    step: Callable[[], Done],
     where: torch.device,
     seconds: float,
     *,
     at_least: int = 1,
-    first: Callable[[], int] | None = None,
-) -> float:
-    """Scored labels over the time of the steps that fit into `seconds`, after one that does not count."""
+    first: Callable[[], Done] | None = None,
+) -> Done:
+    """What is done in a second by the steps that fit into `seconds`, after one that does not count."""
     (first or step)()
     wait(where)
-    began, done, steps = time.perf_counter(), 0, 0
+    began, labels, patients, steps = time.perf_counter(), 0.0, 0.0, 0
     while time.perf_counter() - began < seconds or steps < at_least:
-        done += step()
-        steps += 1
+        done = step()
+        labels, patients, steps = labels + done.labels, patients + done.patients, steps + 1
     wait(where)
-    return done / (time.perf_counter() - began)
+    took = time.perf_counter() - began
+    return Done(labels / took, patients / took)
 
 
-def flops_per_token(model: nn.Module, patients: TokenStore) -> float:
-    """Operations that a useful token needs where nothing is padded: 6 per weight and position it meets.
+def flops(model: nn.Module, done: Done) -> float:
+    """Operations that it takes where nothing is padded: 6 per weight and position it meets.
 
     A patient has its labels and the prompts in the decoder, BOS, EOS and the prompts in the encoder
     and in the cross-attention's keys and values. Attention's own products and gathers are left out.
     """
-    labels_per_patient = float(patients.lengths.mean() - 1)
     prompts = getattr(model.config, "prompts", 0)
     decoder = keys = 0
     for name, parameter in model.model.decoder.layers.named_parameters():
@@ -226,8 +233,8 @@ def flops_per_token(model: nn.Module, patients: TokenStore) -> float:
         decoder += parameter.numel() * (parameter.ndim > 1 and not of_keys)
         keys += parameter.numel() * of_keys
     encoder = sum(p.numel() for p in model.model.encoder.layers.parameters() if p.ndim > 1)
-    written = decoder * (labels_per_patient + prompts) + model.lm_head.weight.numel() * labels_per_patient
-    return 6.0 * (written + (encoder + keys) * (2 + prompts)) / labels_per_patient
+    written = decoder * (done.labels + prompts * done.patients) + model.lm_head.weight.numel() * done.labels
+    return 6.0 * (written + (encoder + keys) * (2 + prompts) * done.patients)
 
 
 def between_peaks(

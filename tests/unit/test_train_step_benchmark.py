@@ -1,6 +1,5 @@
 """The benchmark of the training step at a tiny size; its figures are nobody's business here."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -70,15 +69,22 @@ def test_products_that_the_hardware_lacks_are_measured_small() -> None:
 
 
 def test_operations_by_hand() -> None:
-    """Width 8, one layer each, 16 wide inside, 3 prompts; a record of 5 labels."""
+    """Width 8, one layer each, 16 wide inside, 3 prompts; two records of 5 labels each."""
     train = Train.model_validate(
         {"shape": {"width": 8, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "feed_forward": 16}}
     )
     patients = train_step.store(4, torch.device("cpu"))
     shape = config.from_settings(train, patients.vocabulary_size)
     model = promptbart.start(shape, objective.log_unigram(patients), seed=1)
-    object.__setattr__(patients, "lengths", np.array([6, 6, 6, 6]))
     decoder, keys = 4 * 64 + 2 * 64 + 2 * 128, 2 * 64
-    written = decoder * (5 + 3) + 8 * patients.vocabulary_size * 5
+    written = decoder * (10 + 2 * 3) + 8 * patients.vocabulary_size * 10
     encoder = 4 * 64 + 2 * 128
-    assert train_step.flops_per_token(model, patients) == 6.0 * (written + (encoder + keys) * 5) / 5
+    done = train_step.Done(labels=10, patients=2)
+    assert train_step.flops(model, done) == 6.0 * (written + (encoder + keys) * 2 * 5)
+
+
+def test_every_beginning_of_the_steps_is_spread_over_them_all() -> None:
+    order = train_step.evenly(range(100))
+    assert order[:7] == [50, 25, 75, 12, 62, 37, 87]
+    for count in (1, 2, 3, 7, 100):
+        assert sorted(train_step.evenly(range(count))) == list(range(count))
