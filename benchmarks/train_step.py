@@ -195,7 +195,7 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
 
 
 def evenly(places: Sequence[int]) -> list[int]:
-    """The places, each once, in an order whose every beginning is spread over them: steps differ by length."""
+    """The places, each once, in an order whose every beginning is spread over all: steps differ."""
     halves = (int(f"{number:b}"[::-1], 2) / 2 ** number.bit_length() for number in range(1, 2 * len(places)))
     return [places[place] for place in dict.fromkeys(int(half * len(places)) for half in halves)]
 
