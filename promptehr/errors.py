@@ -19,6 +19,11 @@ class PromptEHRError(Exception):
 
     exit_status = 2
 
+    def __str__(self) -> str:
+        """The message; a line end or another control character in a file's name is shown escaped."""
+        text = super().__str__()
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
 
 class SettingsError(PromptEHRError):
     """A setting is unknown, missing, of the wrong type or out of range."""

@@ -120,8 +120,9 @@ class Ingest(Section):
     """Largest share of rows of one table that may be rejected before the stage stops; auto: 0.05 in
     tables of 100 rows or more, while smaller ones must only keep a row."""
     max_zeroless_share: Share = 0.01
-    """Largest share of numeric codes that are ICD-9-CM codes only with zeros in front, if it is more
-    than one row; 1.0 also accepts 1,000 numeric codes of which none begins with 0."""
+    """Largest share of numeric codes that are ICD-9-CM codes only with zeros in front, and of rows whose
+    code is a float (4019.0), if it is more than one row; 1.0 also accepts 1,000 numeric codes of which
+    none begins with 0."""
     icd10: Literal["keep", "map", "drop"] = "keep"
     """What becomes of ICD-10 codes, which mimic4 alone has: `keep` them as `ICD10:...`, `map` them to ICD-9
     (approximate; those without a match are rejected), `drop` them. keep, because only it loses nothing."""

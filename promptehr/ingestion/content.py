@@ -22,6 +22,8 @@ NEWLINE = b"\n"
 # What people rename to .csv, by its first bytes.
 FOREIGN = (
     (b"PK\x03\x04", "a zip archive or an Excel workbook"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"7z\xbc\xaf", "a 7z archive"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
     (b"PAR1", "a Parquet file"),
     (b"BZh", "a bzip2 archive"),
@@ -179,7 +181,8 @@ def _line_ends(path: Path, block: bytes, lines: int) -> bytes:
         return block
     if not lines:
         raise InputError(f"{path}: lines end in CR alone, expected LF or CRLF; save it with Unix line ends")
-    return block.replace(b"\r\n", b"\n")
+    # A copy that lost its last byte ends in half a line end; blocks before the last end in LF.
+    return block.removesuffix(b"\r").replace(b"\r\n", b"\n")
 
 
 def _without_last_ends(text: bytes) -> bytes:

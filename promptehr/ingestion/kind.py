@@ -37,7 +37,7 @@ class Coding:
         table: Per wording, those with a code first: `text` (the wording); `code`, `system` and
             `rank` (dense from 1 by system and code), null where it gives no code; `refused`, the
             reason of those; `mapped`, whether the code is of another system than the wording;
-            `numeric`, `zero`, `zeroless` as in `values.codes`; `rows` that say it; and the columns
+            `numeric`, `zero`, `zeroless`, `floated` as in `values.codes`; `rows` that say it; and the columns
             of `facts`.
         facts: Remarkable fact to the boolean column of the wordings it is true of.
         column: The source's column of codes, named in errors.

@@ -88,7 +88,8 @@ def coding(diagnoses: SourceTable, settings: Ingest) -> Coding:
 
 def _flags() -> pl.DataFrame:
     """No wordings, with the columns that some kinds of wordings lack."""
-    return pl.DataFrame(schema=dict.fromkeys((*FACTS.values(), "numeric", "zero", "zeroless"), pl.Boolean))
+    names = (*FACTS.values(), "numeric", "zero", "zeroless", "floated")
+    return pl.DataFrame(schema=dict.fromkeys(names, pl.Boolean))
 
 
 def _without_version(odd: pl.DataFrame) -> pl.Series:

@@ -5,6 +5,7 @@ that later reads the values, so that the two can be compared. A record's number 
 not lines: the header is 0, and a line end inside quotes ends nothing.
 """
 
+import codecs
 import csv
 import io
 from collections import Counter
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from promptehr.errors import InputError
 
 NEWLINE, QUOTE, COMMA, CR = b'\n",\r'
+MARK = codecs.BOM_UTF8.decode()
+LONGEST_NAME = 60  # of a column, as errors show it
 LINE_ENDS = "save the file with LF or CRLF line ends"
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": "colons"}
 
@@ -52,7 +55,8 @@ def header(
     """
     end = _header_end(path, content)
     text = content[:end].decode()
-    names = [name.strip().upper() for name in _fields(path, text)]
+    # Tools that join files leave the mark of each before a name.
+    names = [name.replace(MARK, "").strip().upper() for name in _fields(path, text)]
     missing = [name for name in needed if name not in names]
     if missing:
         other = next(
@@ -62,7 +66,9 @@ def header(
         raise InputError(f"{path}: {other or _missing(text, missing, names, needed)}")
     twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
     if twice:
-        raise InputError(f"{path}: header names column {twice[0]} more than once; keep one of them")
+        raise InputError(
+            f"{path}: header names column {twice[0][:LONGEST_NAME]} more than once; keep one of them"
+        )
     return names, end
 
 
@@ -123,11 +129,15 @@ def _body(path: Path, marks: "_Marks", content: bytes, columns: int, before: int
 
 
 def _header_end(path: Path, content: bytes) -> int:
+    if content.startswith(b"\n"):
+        raise InputError(f"{path}: an empty line before the header; delete it")
     end = content.find(b"\n") + 1
-    while content.count(b'"', 0, end) % 2:
+    quotes = content.count(b'"', 0, end)
+    while quotes % 2:
         following = content.find(b"\n", end) + 1
         if not following:
             raise InputError(f"{path}: record 0, the header, opens a quote that nothing closes; close it")
+        quotes += content.count(b'"', end, following)
         end = following
     return end
 

@@ -16,7 +16,11 @@ MAX_ID = 2**40 - 1
 # How databases and spreadsheets write "nothing".
 BLANKS = ("", "NULL", "NA", "N/A", "#N/A", "NAN", "NAT", "<NA>", "NONE", "\\N")
 
-ISO_TIME = r"(?-u)^\d{4}-\d{2}-\d{2}(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?$"
+# Year 0000, which MySQL writes for no date, is none: Python's calendar begins with year 1.
+ISO_TIME = (
+    r"(?-u)^(?:[1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d{2}-\d{2}"
+    r"(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?$"
+)
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
 # 03/11/2150, 3.11.50, 11-MAR-2150, 2150/03/11, and the day numbers spreadsheets count from 1900.
 SPREADSHEET_TIME = (
@@ -115,7 +119,8 @@ def codes(texts: pl.Series) -> pl.DataFrame:
     Returns:
         The columns of `shaped`, sorted by code, nulls last; `rank` of the code, dense from 1;
         `numeric` (digits, perhaps a dot); `zero` (numeric, first digit 0); `unlisted` (well-formed, not
-        in the CMS list); `zeroless` (all digits and unlisted, but listed with one or two zeros in front).
+        in the CMS list); `zeroless` (all digits and unlisted, but listed with one or two zeros in front);
+        `floated` (four or five digits and `.0`, which no dotted code has: 4019 as a float).
     """
     listed = list(icd9.listed())
     digits = pl.col("text").str.strip_chars().str.replace(".", "", literal=True)
@@ -130,6 +135,7 @@ def codes(texts: pl.Series) -> pl.DataFrame:
         rank=pl.col("code").rank("dense").cast(pl.Int64),
         unlisted=pl.col("code").is_not_null() & ~known,
         zeroless=numeric & ~known & pl.any_horizontal(zeros).fill_null(value=False),
+        floated=pl.col("text").str.contains(r"(?-u)^\s*\d{4,5}\.0\s*$").fill_null(value=False),
     )
 
 

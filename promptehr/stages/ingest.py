@@ -164,11 +164,13 @@ def judge_admissions(source: SourceTable, patients: pl.DataFrame, ethnicity: str
 
 
 def refuse_lost_zeros(source: SourceTable, coding: Coding, max_share: float) -> None:
-    """Refuse codes that went through a spreadsheet or a number type: `0389` became `389`.
+    """Refuse codes that went through a spreadsheet or a number type: `0389` became `389`, `486` `486.0`.
 
     Raises:
-        InputError: if no code of many begins with 0, or too many are listed only with zeros in front.
+        InputError: if no code of many begins with 0, or too many are listed only with zeros in front
+            or end in `.0`.
     """
+    floated = int(coding.table.filter("floated").get_column("rows").sum())
     numeric = coding.table.filter("numeric")
     rows = int(numeric.get_column("rows").sum())
     lost = int(numeric.filter("zeroless").get_column("rows").sum())
@@ -180,7 +182,13 @@ def refuse_lost_zeros(source: SourceTable, coding: Coding, max_share: float) -> 
             f" where about 4 % do: leading zeros were lost; {remedy}, or set ingest.max_zeroless_share to 1.0"
             " if there are none"
         )
-    # One such row may be a slip of the pen.
+    # One such row may be a slip of the pen. Beside 4019.0, 486.0 is no way to write 4860.
+    if floated > max(max_share * source.rows_in, 1):
+        raise InputError(
+            f"{source.path}: {floated} of {source.rows_in} codes in column {coding.column} end in .0 after"
+            f" four digits or more, above ingest.max_zeroless_share {max_share}: they are floats, whose"
+            f" leading zeros were lost; {remedy}"
+        )
     if lost > max(max_share * rows, 1):
         raise InputError(
             f"{source.path}: {lost} of {rows} numeric codes in column {coding.column} are ICD-9-CM codes"

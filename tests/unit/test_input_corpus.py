@@ -155,6 +155,8 @@ THE_SAME = {
     "no last line end": PLAIN.rstrip("\n").encode(),
     "empty lines at the end": (PLAIN + "\n\n").encode(),
     "an empty CRLF line at the end": (PLAIN + "\r\n").encode(),
+    "CRLF that lost its last byte": PLAIN.replace("\n", "\r\n")[:-1].encode(),
+    "a byte order mark before each of the needed names": PLAIN.replace(",", ",\ufeff", 4).encode(),
     "space around the header's names": PLAIN.replace("HADM_ID,", " HADM_ID\t,").encode(),
     "no-break space around a name": PLAIN.replace("HADM_ID,", "HADM_ID\u00a0,").encode(),
     "small letters": PLAIN.lower().encode(),
@@ -168,6 +170,12 @@ THE_SAME = {
     "gzip under the name of a CSV": packed(PLAIN.encode()),
     "gzip of two members": packed(PLAIN.encode()[:60]) + packed(PLAIN.encode()[60:]),
     "gzip with an empty member": packed(PLAIN.encode()) + packed(b""),
+    "gzip with an empty member first": packed(b"") + packed(PLAIN.encode()),
+    "gzip with the file's name inside": packed(PLAIN.encode())[:3]
+    + b"\x08"
+    + packed(PLAIN.encode())[4:10]
+    + b"DIAGNOSES_ICD.csv\0"
+    + packed(PLAIN.encode())[10:],
     "gzip padded with zeros, as tapes are": packed(PLAIN.encode()) + bytes(512),
     "gzip of CRLF with a byte order mark": packed(b"\xef\xbb\xbf" + PLAIN.replace("\n", "\r\n").encode()),
 }
@@ -205,7 +213,9 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "a comma after the header only": (PLAIN.replace("\n", ",\n", 1), "record 1 has 5 fields, the header 6"),
     "a decimal comma": (HEAD + "1,7001,8001,1,401,9\n", "record 1 has 6 fields"),
     "an empty line between records": (PLAIN.replace("\n2", "\n\n2"), "record 2 is an empty line; delete it"),
-    "an empty first line": ("\n" + PLAIN, "header has no column SUBJECT_ID"),
+    "an empty first line": ("\n" + PLAIN, "an empty line before the header; delete it"),
+    "an empty first line of CRLF": (("\n" + PLAIN).replace("\n", "\r\n"), "an empty line before the header"),
+    "blanks in the first line": ("  \n" + PLAIN, "header has no column SUBJECT_ID"),
     "blanks in the last line": (PLAIN + "  \n", "record 4 has 1 fields"),
     "a DOS end of file": (PLAIN + "\x1a", "record 4 has 1 fields"),
     "an open quote": (HEAD + '1,7001,8001,1,"4019\n2,7001,8001,2,0389\n', "record 1 opens a quote"),
@@ -213,9 +223,20 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "a backslash before a quote": (HEAD + '1,7001,8001,1,"40\\"19"\n', "record 1 has a quote inside a field"),
     "a needed column twice": (PLAIN.replace("ROW_ID", "hadm_id"), "names column HADM_ID more than once"),
     "another column twice": (PLAIN.replace("\n", ",X,x\n"), "names column X more than once"),
+    "a column of two lines twice": (PLAIN.replace("\n", ',"X\nY","X\nY"\n'), "column X\\nY more than once"),
+    "an endless column twice": (
+        PLAIN.replace("\n", 2 * f",{'X' * 9000}" + "\n"),
+        f" {'X' * 60} more than once",
+    ),
+    "an open quote in the header of many records": (
+        HEAD.replace("HADM_ID", '"HADM_ID') + "1,7001,8001,1,4019\n" * 200_000,
+        "the header, opens a quote that nothing closes",
+    ),
     "a column missing": (PLAIN.replace("SEQ_NUM", "POSITION"), "header has no column SEQ_NUM"),
     "a page of HTML": ("<!DOCTYPE html><html>log in</html>", "header has no column SUBJECT_ID"),
     "one endless word": ("x" * 200_000, "record 0, the header, is no line of column names"),
+    "an empty zip archive": (b"PK\x05\x06" + bytes(18), "an empty zip archive"),
+    "a 7z archive": (b"7z\xbc\xaf\x27\x1c\x00\x04", "a 7z archive"),
     "a workbook": (b"PK\x03\x04 and so on", "an Excel workbook"),
     "an xz archive": (lzma.compress(PLAIN.encode()), "an xz archive"),
     "gzip twice": (packed(packed(PLAIN.encode())), "a gzip file packed twice"),
@@ -354,6 +375,7 @@ def test_a_time_is_read(text: str, tmp_path: Path, capsys: pytest.CaptureFixture
                 "2150-13-01",
                 "2150-1-1",
                 "0000-00-00 00:00:00",
+                "0000-01-01 00:00:00",
                 "21500101",
                 "5680000000",
                 "##########",
@@ -600,6 +622,28 @@ def test_one_code_that_lost_its_zeros_is_counted_and_two_are_refused(
         PLAIN.replace("0389", "389").replace("V5861", "0") + "4,7002,8002,2,412\n5,7002,8002,3,389\n",
     )
     assert "2 of 5 numeric codes in column ICD9_CODE" in line
+
+
+FLOATS = HEAD + "1,7001,8001,1,4019.0\n2,7001,8001,2,486.0\n3,7002,8002,1,25000.0\n"
+
+
+def test_codes_that_were_floats_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(tmp_path, capsys, "DIAGNOSES_ICD", FLOATS)
+    assert "2 of 3 codes in column ICD9_CODE end in .0 after four digits or more" in line
+
+
+def test_one_float_among_the_codes_is_malformed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = accepted(tmp_path, capsys, DIAGNOSES_ICD=FLOATS.replace("25000.0", "25000"))
+    assert found.rejected("diagnoses") == {"code malformed": 1}
+
+
+def test_a_line_end_in_a_folders_name_ends_no_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a\nb").mkdir()
+    found = taken(source(tmp_path / "a\nb", PATIENTS=""), tmp_path / "results", capsys)
+    assert (found.status, found.line.splitlines()) == (2, [found.line])
+    assert "/a\\nb/source/PATIENTS.csv: empty file" in found.line
 
 
 def test_a_million_equal_rows_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
