@@ -311,11 +311,12 @@ def averaged(decay: float) -> Iterator[None]:
         step(state, *arguments, **options)
         reached = min(decay, state.step / (state.step + 10))  # so that the first weights are soon forgotten
         for name, value in state.model.state_dict().items():
-            mean.setdefault(name, value.clone()).lerp_(value, 1.0 - reached)
+            if value.is_floating_point():
+                mean.setdefault(name, value.clone()).lerp_(value, 1.0 - reached)
 
     def end_epoch(state: LoopState, *arguments: Any) -> None:
         own = {name: value.clone() for name, value in state.model.state_dict().items()}
-        state.model.load_state_dict(mean)
+        state.model.load_state_dict({**own, **mean})
         end(state, *arguments)
         state.model.load_state_dict(own)
 

@@ -273,6 +273,8 @@ class Train(Section):
     """Width of the attention that points at codes of earlier visits; 0 points at none."""
     offsets: bool = True
     """Whether logits start at what counting codes by age band, sex and ethnicity knows."""
+    group_embeddings: bool = True
+    """Whether codes of one clinical group (CCS) share a part of their embeddings."""
     conditions: Conditions = Conditions()
     """Mix of training conditions."""
     corruption: Corruption = Corruption()

@@ -23,6 +23,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
         numeric_features: Columns of x_num; the pipeline's one is age in standard units.
         categorical_features: Categories of each column of x_cat: gender, ethnicity.
         pointer_width: Width of the attention that points at codes of earlier visits; 0 points at none.
+        code_groups: Clinical groups whose codes share a part of their embeddings; 0, none do.
         age_edges: First age of each band but the youngest, in standard units, for the offsets of the
             logits that are counted by demographics; none, no such offsets.
     """
@@ -34,6 +35,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
     numeric_features: int = 1
     categorical_features: tuple[int, ...] | list[int] = (len(tokens.GENDERS), len(tokens.ETHNICITIES))
     pointer_width: int = 0
+    code_groups: int = 0
     age_edges: tuple[float, ...] | list[float] = ()
     pad_token_id: int | None = tokens.PAD
     bos_token_id: int | None = tokens.BOS
@@ -47,13 +49,16 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
         return self.prompt_length * (self.numeric_features + len(self.categorical_features))
 
 
-def from_settings(train: Train, vocabulary_size: int, age_edges: Sequence[float] = ()) -> PromptBartConfig:
+def from_settings(
+    train: Train, vocabulary_size: int, age_edges: Sequence[float] = (), code_groups: int = 0
+) -> PromptBartConfig:
     """The configuration that the train settings ask for.
 
     Args:
         train: Shape, prompts and dropout.
         vocabulary_size: Number of token ids, read from the vocabulary.
         age_edges: As in `PromptBartConfig`.
+        code_groups: As there.
     """
     shape = train.shape
     sizes: dict[str, Any] = {
@@ -72,5 +77,6 @@ def from_settings(train: Train, vocabulary_size: int, age_edges: Sequence[float]
         prompt_width=train.prompt.width,
         pointer_width=train.pointer_width,
         age_edges=list(age_edges),
+        code_groups=code_groups,
         **sizes,
     )

@@ -142,7 +142,8 @@ def _advice_on_memory(train: Train) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         # The CPU's allocator raises a plain RuntimeError.
-        if type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error):
+        short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not short and "DefaultCPUAllocator" not in str(error):
             raise
         name = "batch_patients" if train.batch_tokens is None else "batch_tokens"
         raise SettingsError(

@@ -1,8 +1,8 @@
 """A local BART checkpoint to the start of a PromptBART: its transformer, not its embeddings.
 
 Reads `config.json` and `model.safetensors` of a folder as transformers writes them, and nothing
-outside it. Token and position embeddings, prompts and the output offset keep their own start: the
-checkpoint's words are not codes, and prompts take its first positions.
+outside it. Token, group and position embeddings, prompts and the output offset keep their own start:
+the checkpoint's words are not codes, and prompts take its first positions.
 """
 
 import json
@@ -106,8 +106,9 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _transformer(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Layers and norms by the name they have inside BART, whichever of its classes saved them."""
     named = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    kept = (".embed_", ".prompts.", ".groups.")
     return {
         name: tensor
         for name, tensor in named.items()
-        if name.startswith(("encoder.", "decoder.")) and ".embed_" not in name and ".prompts." not in name
+        if name.startswith(("encoder.", "decoder.")) and not any(part in name for part in kept)
     }

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from promptehr.errors import ArtifactError
 from promptehr.model.config import PromptBartConfig
+from promptehr.model.groups import CodeGroups
 from promptehr.model.offsets import Offsets
 from promptehr.model.prompt import Prompts
 from promptehr.model.repeats import CLOSED, Places, Repeats
@@ -54,7 +55,13 @@ class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is n
     def __init__(self, config: PromptBartConfig):
         super().__init__(config)
         self.prompts = prompts_of(config)
+        self.groups = groups_of(config)
         self.post_init()
+
+    def words(self, ids: Tensor) -> Tensor:
+        """[B, S] ids to embeddings [B, S, D]."""
+        own: Tensor = self.embed_tokens(ids)
+        return own if self.groups is None else own + self.groups(ids)
 
     def forward(
         self,
@@ -66,8 +73,10 @@ class PromptBartEncoder(BartEncoder):  # type: ignore[misc]  # transformers is n
         **kwargs: Any,
     ) -> Encoded:
         """[B, S] ids or [B, S, D] embeddings, [B, S] mask to states [B, P + S, D]."""
-        embeds = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        embeds = with_prompts(embeds, self.prompts, x_num, x_cat)
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.words(input_ids)
+        embeds = with_prompts(inputs_embeds, self.prompts, x_num, x_cat)
         mask = of_keys(lengthened(attention_mask, embeds.shape[1]), self.config)
         states = super().forward(inputs_embeds=embeds, attention_mask=mask, **kwargs)
         return Encoded(**states, visible_ids=input_ids)
@@ -148,7 +157,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels=labels)
         states = encoder_outputs[0]
         past = past_key_values.get_seq_length() if past_key_values is not None else 0
-        embeds = self.model.decoder.embed_tokens(decoder_input_ids)  # [B, L, D]
+        embeds = self.model.encoder.words(decoder_input_ids)  # [B, L, D]; both sides share their words
         if past == 0:
             embeds = with_prompts(embeds, self.decoder_prompts, x_num, x_cat)  # [B, P + L, D]
         mask = lengthened(decoder_attention_mask, past + embeds.shape[1])
@@ -168,7 +177,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         if self.offsets is not None:
             bias = bias + self.offsets(x_num, x_cat)  # [B, 1, V]
         logits = self._with_repeats(
-            self.lm_head(last) + bias,
+            nn.functional.linear(last, self._written_words()) + bias,
             last,
             decoder_input_ids,
             written=written_ids,
@@ -190,6 +199,12 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             encoder_attentions=encoder_outputs.get("attentions"),
         )
 
+    def _written_words(self) -> Tensor:
+        """[V, D] embeddings of all tokens, as the output compares states with them."""
+        groups = self.model.encoder.groups
+        own: Tensor = self.lm_head.weight
+        return own if groups is None else own + groups.table()
+
     def _with_repeats(
         self,
         logits: Tensor,
@@ -208,7 +223,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             written = new
         visible = new[:, :0] if visible is None else visible
         places = Places.of(written, visible, new.shape[1], codes=self.config.vocab_size - FIRST_CODE - 2)
-        embeddings = self.model.shared(places.ids) if self.repeats.width else None
+        embeddings = self.model.encoder.words(places.ids) if self.repeats.width else None
         if answers is not None:
             return self.repeats.of_answers(logits, states, places, embeddings, answers)
         found: Tensor = self.repeats(logits, states, places, embeddings)
@@ -243,8 +258,20 @@ def offsets_of(config: PromptBartConfig) -> Offsets | None:
     )
 
 
+def groups_of(config: PromptBartConfig) -> CodeGroups | None:
+    """What codes of a clinical group share; None where the configuration has no groups."""
+    if not config.code_groups:
+        return None
+    return CodeGroups(groups=config.code_groups, vocabulary_size=config.vocab_size, d_model=config.d_model)
+
+
 def start(
-    config: PromptBartConfig, log_unigram: Tensor, offsets: Tensor | None = None, *, seed: int
+    config: PromptBartConfig,
+    log_unigram: Tensor,
+    *,
+    seed: int,
+    offsets: Tensor | None = None,
+    groups: Tensor | None = None,
 ) -> PromptBartForConditionalGeneration:
     """A model with random weights, a pure function of the arguments; in training mode, on the CPU.
 
@@ -254,8 +281,9 @@ def start(
     Args:
         config: The shape.
         log_unigram: [V] offset of the logits.
-        offsets: Table of the offsets by demographics, where the configuration has them.
         seed: Seed of the weights.
+        offsets: Table of the offsets by demographics, where the configuration has them.
+        groups: [V] clinical group of each token, likewise.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -268,6 +296,8 @@ def start(
     model.final_logits_bias.copy_(log_unigram)
     if model.offsets is not None and offsets is not None:
         model.offsets.table.copy_(offsets)
+    if model.model.encoder.groups is not None and groups is not None:
+        model.model.encoder.groups.of_token.copy_(groups)
     model.train()
     return model
 

@@ -160,14 +160,17 @@ def start(
     store: TokenStore, vocabulary: tokens.Vocabulary, train: Train
 ) -> promptbart.PromptBartForConditionalGeneration:
     """The model before its first step: random weights, counted offsets."""
+    names, groups = np.unique(vocabulary.groups, return_inverse=True)
+    of_token = torch.zeros(vocabulary.size, dtype=torch.int64)
+    of_token[tokens.FIRST_CODE : vocabulary.mask] = torch.from_numpy(groups) + 1
     edges = offsets.age_edges(vocabulary) if train.offsets else []
-    shape = config.from_settings(train, store.vocabulary_size, edges)
-    groups = np.unique(vocabulary.groups, return_inverse=True)[1]
+    shared = len(names) if train.group_embeddings else 0
     return promptbart.start(
-        shape,
+        config.from_settings(train, store.vocabulary_size, edges, shared),
         objective.log_unigram(store),
-        offsets.counted(store, edges, groups) if edges else None,
         seed=derived_seed(train.seed, "weights"),
+        offsets=offsets.counted(store, edges, groups) if edges else None,
+        groups=of_token,
     )
 
 

@@ -361,13 +361,14 @@ def test_out_of_memory_is_advice(
         fitted(tiny_train(**size), patients, patients)
 
 
-def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError])
+def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
     def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("shapes do not match")
+        raise kind("shapes do not match")
 
     patients = store(*random_patients(8, seed=1))
     monkeypatch.setattr(loop, "train_step", broken)
-    with pytest.raises(RuntimeError, match="shapes do not match"):
+    with pytest.raises(kind, match="shapes do not match"):
         fitted(tiny_train(), patients, patients)
 
 

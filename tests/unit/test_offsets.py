@@ -102,8 +102,8 @@ def test_the_logits_of_each_patient_are_moved_by_its_own_demographics() -> None:
     shape = from_settings(tiny_train(prompt={"length": 0}), SIZE, EDGES)
     kinds = len(EDGES) + 1 + len(GENDERS) + len(ETHNICITIES)
     table = torch.randn(kinds, SIZE, generator=torch.Generator().manual_seed(1))
-    with_offsets = promptbart.start(shape, torch.zeros(SIZE), table, seed=1).eval()
-    without = promptbart.start(shape, torch.zeros(SIZE), 0 * table, seed=1).eval()
+    with_offsets = promptbart.start(shape, torch.zeros(SIZE), seed=1, offsets=table).eval()
+    without = promptbart.start(shape, torch.zeros(SIZE), seed=1).eval()
     age = torch.tensor(VOCABULARY.age_z(np.array([0.0, 0.99, 1.0, 17.9, 18.0, 90.0])))[:, None]
     sex_and_ethnicity = torch.tensor([[0, 5], [1, 2], [2, 0], [0, 1], [1, 1], [0, 0]])
     given = {
@@ -127,7 +127,7 @@ def test_the_logits_of_each_patient_are_moved_by_its_own_demographics() -> None:
 def test_the_table_is_published_with_the_weights(tmp_path: Path) -> None:
     shape = from_settings(tiny_train(), SIZE, EDGES)
     table = torch.randn(7 + len(GENDERS) + len(ETHNICITIES), SIZE)
-    promptbart.start(shape, torch.zeros(SIZE), table, seed=1).save_pretrained(tmp_path)
+    promptbart.start(shape, torch.zeros(SIZE), seed=1, offsets=table).save_pretrained(tmp_path)
     found = load(tmp_path, "cpu")
     assert torch.equal(found.offsets.table, table)
     assert found.offsets.edges.tolist() == pytest.approx(EDGES)

@@ -20,12 +20,13 @@ SIZE = 40
 
 
 def tiny(
-    prompt_length: int = 2, *, spread: float = 0.3, pointer_width: int = 4
+    prompt_length: int = 2, *, spread: float = 0.3, pointer_width: int = 4, groups: int = 5
 ) -> PromptBartForConditionalGeneration:
     """A model whose weights are large enough that every input matters."""
     prompt = {"length": prompt_length, "width": 8}
     train = tiny_train(prompt=prompt, dropout=0.0, pointer_width=pointer_width)
-    model = promptbart.start(from_settings(train, SIZE), torch.zeros(SIZE), seed=3)
+    shape = from_settings(train, SIZE, code_groups=groups)
+    model = promptbart.start(shape, torch.zeros(SIZE), seed=3, groups=torch.arange(SIZE) % (groups + 1))
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -97,7 +98,7 @@ def test_a_model_with_prompts_needs_demographics() -> None:
 
 
 def test_without_prompts_and_pointer_it_is_bart_that_repeats_no_code() -> None:
-    model = tiny(0, pointer_width=0)
+    model = tiny(0, pointer_width=0, groups=0)
     bart = BartForConditionalGeneration(model.config).eval()
     bart.load_state_dict(model.state_dict())
     given = {name: inputs()[name] for name in ("input_ids", "attention_mask")}
