@@ -30,6 +30,11 @@ def find(folder: Path, kind: str) -> dict[str, Path]:
 
 
 def _found(folder: Path, kind: str) -> dict[str, Path]:
+    if set(str(folder)) & set("{}"):
+        raise InputError(
+            f"source.path: {folder} has a brace, which Snakemake takes for a wildcard; rename the folder or"
+            " name a link to it"
+        )
     if not folder.is_dir():
         raise InputError(f"source.path: {folder} is not a folder; name the one that holds the source's CSVs")
     below = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == HOSPITAL]

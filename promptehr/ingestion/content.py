@@ -75,6 +75,28 @@ def require_undamaged(path: Path) -> None:
         pass
 
 
+def state(path: Path) -> tuple[int, ...] | None:
+    """What changes with every write to a file: inode, size and time; None where there is none to read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def require_state(path: Path, before: tuple[int, ...] | None) -> None:
+    """Refuse a file that is not what it was: parts of it may have been read, and not those it holds now.
+
+    Raises:
+        InputError: if it was written, replaced or deleted since.
+    """
+    if state(path) != before:
+        raise InputError(
+            f"{path}: changed while it was read, expected a file at rest; wait until it is copied whole and"
+            " run ingest again"
+        )
+
+
 def _blocks(path: Path) -> Iterator[bytes]:
     """The unpacked bytes, cut behind line ends where there are any."""
     begun: list[bytes] = []

@@ -14,7 +14,7 @@ import polars as pl
 
 from promptehr import artifacts, schemas
 from promptehr.errors import InputError
-from promptehr.ingestion import mimic3, mimic4, values
+from promptehr.ingestion import content, mimic3, mimic4, values
 from promptehr.ingestion.diagnoses import judge_diagnoses
 from promptehr.ingestion.kind import Births, Coding, Kind
 from promptehr.ingestion.rules import Judged, id_reasons, reject, usable_id
@@ -52,6 +52,7 @@ class Outputs:
 def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Read three CSVs, publish three tables, the rejected rows and the ledger."""
     kind = KINDS[settings.source.kind]
+    states = {path: content.state(path) for path in vars(inputs).values()}
     patients, admissions, diagnoses = sources = tuple(
         read(name, path, kind.columns[name], kind.foreign) for name, path in vars(inputs).items()
     )
@@ -59,6 +60,8 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     tables = {source.name: account(source, part) for source, part in zip(sources, judged, strict=True)}
     for source, part in zip(sources, judged, strict=True):
         require_within_limit(source, part, settings.ingest.max_rejected_share, kind.by_setting)
+    for path, state in states.items():
+        content.require_state(path, state)
     written = (outputs.patients_table, outputs.admissions_table, outputs.diagnoses_table)
     contracts = (schemas.PATIENTS, schemas.ADMISSIONS, schemas.DIAGNOSES)
     artifacts.write_tables(

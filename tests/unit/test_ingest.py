@@ -1,13 +1,17 @@
 """Row rules, dialects and refusals of ingest."""
 
 import gzip
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from promptehr import schemas
 from promptehr.errors import InputError
+from promptehr.stages import ingest
+from promptehr.stages.ingest import judge
 from tests.source_builders import (
     DIAGNOSES,
     FILES,
@@ -224,6 +228,29 @@ def test_more_rejected_rows_than_the_limit_stop_the_stage(tmp_path: Path) -> Non
     message = refusal(source, tmp_path, "ingest.max_rejected_share=0.5")
     assert "2 of 3 records rejected, 2 of them for: code missing (first: record 2)" in message
     assert "above the share of 0.5; repair the file or raise ingest.max_rejected_share" in message
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Path.unlink,
+        lambda path: path.write_text(PLAIN + "1,1,10,1,0389\n"),
+        lambda path: path.write_bytes(path.read_bytes() * 2),
+    ],
+)
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    change: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = folder(tmp_path / "source")
+
+    def judged_late(*given: Any) -> Any:
+        change(source / "DIAGNOSES_ICD.csv")
+        return judge(*given)
+
+    monkeypatch.setattr(ingest, "judge", judged_late)
+    assert "DIAGNOSES_ICD.csv: changed while it was read, expected a file at rest" in refusal(
+        source, tmp_path
+    )
 
 
 # --- row rules ---------------------------------------------------------------------------------

@@ -82,6 +82,12 @@ def test_a_path_that_the_system_refuses_is_one_line(tmp_path: Path) -> None:
         find(tmp_path / ("x" * 300), "mimic3")
 
 
+def test_a_folder_whose_name_would_be_a_wildcard_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "{x}").mkdir()
+    with pytest.raises(InputError, match=r"^source.path: .*/\{x\} has a brace, which Snakemake takes for"):
+        find(tmp_path / "{x}", "mimic3")
+
+
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"source.path: .*/absent is not a folder; name the one"):
         find(tmp_path / "absent", "mimic3")
