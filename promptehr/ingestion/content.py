@@ -57,7 +57,8 @@ def pieces(path: Path) -> Iterator[bytes]:
         is_empty = False
         # Empty lines wait for what follows them: at the end of the file they mean nothing.
         text = waiting + _line_ends(path, block, lines)
-        filled = text if text.endswith(b"\n") and not text.endswith(b"\n\n") else _without_last_ends(text)
+        is_whole = text.endswith(b"\n") and not text.endswith(b"\n\n") and text != b"\n"
+        filled = text if is_whole else _without_last_ends(text)
         waiting = text[len(filled) :]
         if filled:
             yield filled

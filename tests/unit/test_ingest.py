@@ -126,6 +126,15 @@ def test_a_line_end_inside_quotes_counts_no_record(tmp_path: Path) -> None:
     assert ledger(out)["diagnoses"]["rows_in"] == 2
 
 
+@pytest.mark.parametrize("piece", [1, 2, 7, len(PLAIN), len(PLAIN) + 1, len(two_rows()), len(two_rows()) + 1])
+def test_empty_lines_at_the_end_mean_nothing_wherever_a_piece_ends(
+    piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptehr.ingestion.content.PIECE", piece)
+    out = run_ingest(with_diagnoses(tmp_path, (two_rows() + "\n\n\n").encode()), tmp_path)
+    assert ledger(out)["diagnoses"]["rows_kept"] == 2
+
+
 # --- refusals ----------------------------------------------------------------------------------
 
 
