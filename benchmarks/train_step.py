@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                    BART-base shape on this machine's CPU
     python benchmarks/train_step.py --device cuda      the same on a GPU, with compiled graphs
     python benchmarks/train_step.py --shape demo       the demo's model
+    python benchmarks/train_step.py --threads 1 --processor-time   on a machine that others use
 
 All rows train under the condition `prompt` on the same patients, so a useful token is the same thing
 in each: a decoder label that is scored. The naive step is transformers' BART, fp32, 16 patients
@@ -45,6 +46,9 @@ SHAPES = {
 }
 
 
+Clock = Callable[[], float]
+
+
 @dataclass(frozen=True)
 class Row:
     """One way to train, measured: scored labels and floating-point operations they need, per second."""
@@ -69,17 +73,18 @@ def main(given: Sequence[str] | None = None) -> None:
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(1)
     patients = store(chosen.patients, where)
-    peaks = {name: matmul_flops(kind, where) for name, kind in kinds().items()}
+    clock = time.process_time if chosen.processor_time else time.perf_counter
+    peaks = {name: matmul_flops(kind, where, clock) for name, kind in kinds().items()}
     best = max(peaks, key=lambda name: peaks[name])
     print(f"{where}, {chosen.threads} threads, torch {torch.__version__}, shape {chosen.shape}")
     print(", ".join(f"peak {name} {flops / 1e12:.4f} TFLOP/s" for name, flops in peaks.items()))
     print(f"auto chooses {'bf16' if device.has_bf16(where) else 'fp32'}\n")
     print(f"| step | useful tokens/s | to naive | useful share | {best} peak, TFLOP/s | share of peak |")
     print("|---|---|---|---|---|---|", flush=True)
-    measure = [partial(naive, patients, chosen)]
-    measure += [partial(ours, patients, chosen, train) for train in recipes(chosen)]
+    measure = [partial(naive, patients, chosen, clock)]
+    measure += [partial(ours, patients, chosen, train, clock) for train in recipes(chosen)]
     first = 0.0
-    for row, peak in between_peaks(measure, kinds()[best], where):
+    for row, peak in between_peaks(measure, partial(matmul_flops, kinds()[best], where, clock)):
         first = first or row.tokens_per_s
         rate = f"{row.tokens_per_s:,.1f} | {row.tokens_per_s / first:.1f}"
         print(
@@ -96,7 +101,13 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--patients", type=int, default=4_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="measured per row, after a first step")
     parser.add_argument("--batches", nargs="*", default=["16p", "1024t", "2048t"], metavar="16p|4096t")
-    return parser.parse_args(given)
+    parser.add_argument(
+        "--processor-time", action="store_true", help="of one thread, where others use the machine as well"
+    )
+    chosen = parser.parse_args(given)
+    if chosen.processor_time and (chosen.threads != 1 or chosen.device != "cpu"):
+        parser.error("--processor-time needs --threads 1 and a CPU: it would add up what threads do at once")
+    return chosen
 
 
 def kinds() -> dict[str, torch.dtype]:
@@ -141,7 +152,7 @@ def store(count: int, where: torch.device) -> TokenStore:
 # --- what is measured --------------------------------------------------------------------------
 
 
-def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
+def naive(patients: TokenStore, chosen: argparse.Namespace, clock: Clock) -> Row:
     """transformers' BART as a first attempt trains it: everything padded to one length."""
     train = next(recipes(chosen))
     shape = config.from_settings(train, patients.vocabulary_size).to_dict()
@@ -163,11 +174,11 @@ def naive(patients: TokenStore, chosen: argparse.Namespace) -> Row:
         optimizer.step()
         return Done(mean * count, count)  # all steps take alike, so their mean is what counts
 
-    rate = per_second(step, patients.device, chosen.seconds, first=partial(step, 1))
+    rate = per_second(step, patients.device, chosen.seconds, clock, first=partial(step, 1))
     return Row("naive: fp32, 16 patients padded to 256", rate.labels, mean / PADDED, flops(model, rate))
 
 
-def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
+def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train, clock: Clock) -> Row:
     """The product's own step, as `loop.fit` calls it."""
     shape = config.from_settings(train, patients.vocabulary_size)
     model = promptbart.start(shape, objective.log_unigram(patients), seed=1).to(patients.device)
@@ -186,7 +197,8 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train) -> Row:
     if static:  # every shape is compiled or recorded once; a run pays for that in its first epoch
         for _ in plan.steps:
             step()
-    rate = per_second(step, patients.device, chosen.seconds, at_least=1 if chosen.shape == "base" else 20)
+    at_least = 1 if chosen.shape == "base" else 20
+    rate = per_second(step, patients.device, chosen.seconds, clock, at_least=at_least)
     size = f"{train.batch_patients} patients" if train.batch_patients else f"{train.batch_tokens} tokens"
     arithmetic = "bf16" if device.has_bf16(patients.device) else "fp32"
     compiled = ", compiled" if static else ""
@@ -204,6 +216,7 @@ def per_second(
     step: Callable[[], Done],
     where: torch.device,
     seconds: float,
+    clock: Clock,
     *,
     at_least: int = 1,
     first: Callable[[], Done] | None = None,
@@ -211,12 +224,12 @@ def per_second(
     """What is done in a second by the steps that fit into `seconds`, after one that does not count."""
     (first or step)()
     wait(where)
-    began, labels, patients, steps = time.perf_counter(), 0.0, 0.0, 0
-    while time.perf_counter() - began < seconds or steps < at_least:
+    began, labels, patients, steps = clock(), 0.0, 0.0, 0
+    while clock() - began < seconds or steps < at_least:
         done = step()
         labels, patients, steps = labels + done.labels, patients + done.patients, steps + 1
     wait(where)
-    took = time.perf_counter() - began
+    took = clock() - began
     return Done(labels / took, patients / took)
 
 
@@ -238,17 +251,17 @@ def flops(model: nn.Module, done: Done) -> float:
 
 
 def between_peaks(
-    rows: Sequence[Callable[[], Row]], kind: torch.dtype, where: torch.device
+    rows: Sequence[Callable[[], Row]], peak: Callable[[], float]
 ) -> Iterator[tuple[Row, float]]:
     """Each row with the mean of the peaks before and after it, because shared machines change speed."""
-    before = matmul_flops(kind, where)
+    before = peak()
     for measured in rows:
-        row, after = measured(), matmul_flops(kind, where)
+        row, after = measured(), peak()
         yield row, (before + after) / 2
         before = after
 
 
-def matmul_flops(kind: torch.dtype, where: torch.device, *, seconds: float = 1.0) -> float:
+def matmul_flops(kind: torch.dtype, where: torch.device, clock: Clock, *, seconds: float = 1.0) -> float:
     """Operations per second of a square product, median of repeats.
 
     The square grows until a product takes a twentieth of a second: where the hardware has no such
@@ -257,21 +270,21 @@ def matmul_flops(kind: torch.dtype, where: torch.device, *, seconds: float = 1.0
     largest = 2048 if where.type == "cpu" else 8192
     for size in (256, 512, 1024, 2048, 4096, 8192):
         left, right = (torch.randn(size, size, device=where).to(kind) for _ in range(2))
-        _product_seconds(left, right, where)
-        if size == largest or _product_seconds(left, right, where) > 0.05:
+        _product_seconds(left, right, where, clock)
+        if size == largest or _product_seconds(left, right, where, clock) > 0.05:
             break
     durations: list[float] = []
     while len(durations) < 3 or sum(durations) < seconds:
-        durations.append(_product_seconds(left, right, where))
+        durations.append(_product_seconds(left, right, where, clock))
     return 2.0 * size**3 / statistics.median(durations)
 
 
-def _product_seconds(left: torch.Tensor, right: torch.Tensor, where: torch.device) -> float:
+def _product_seconds(left: torch.Tensor, right: torch.Tensor, where: torch.device, clock: Clock) -> float:
     wait(where)
-    began = time.perf_counter()
+    began = clock()
     left @ right
     wait(where)
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def wait(where: torch.device) -> None:

@@ -1,5 +1,7 @@
 """The benchmark of the training step at a tiny size; its figures are nobody's business here."""
 
+import time
+
 import pytest
 import torch
 
@@ -54,18 +56,23 @@ def test_the_compiled_path_runs_every_shape_once_before_it_is_timed(
     assert "ours: fp32, 512 tokens, compiled" in capsys.readouterr().out
 
 
-def test_peaks_are_taken_before_and_after_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peaks_are_taken_before_and_after_each_row() -> None:
     peaks = iter([1.0, 3.0, 7.0])
-    monkeypatch.setattr(train_step, "matmul_flops", lambda *_: next(peaks))
     rows = [train_step.Row(name, 1.0, 1.0, 1.0) for name in "ab"]
-    found = train_step.between_peaks(
-        [lambda row=row: row for row in rows], torch.float32, torch.device("cpu")
-    )
+    found = train_step.between_peaks([lambda row=row: row for row in rows], lambda: next(peaks))
     assert list(found) == [(rows[0], 2.0), (rows[1], 5.0)]
 
 
 def test_products_that_the_hardware_lacks_are_measured_small() -> None:
-    assert train_step.matmul_flops(torch.bfloat16, torch.device("cpu"), seconds=0.01) > 1.0e7
+    found = train_step.matmul_flops(torch.bfloat16, torch.device("cpu"), time.process_time, seconds=0.01)
+    assert found > 1.0e7
+
+
+def test_processor_time_is_of_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_step.arguments(["--processor-time", "--threads", "1"]).processor_time
+    with pytest.raises(SystemExit, match="2"):
+        train_step.arguments(["--processor-time", "--threads", "2"])
+    assert "--processor-time needs --threads 1" in capsys.readouterr().err
 
 
 def test_operations_by_hand() -> None:
