@@ -32,6 +32,7 @@ def conditions(prompt: float, history: float, denoise: float) -> dict[str, dict[
 
 ROWS: Mapping[str, Arm] = {
     DEFAULT: Arm("**the demo's recipe**"),
+    "no_groups": Arm("no part of the embeddings shared by a group", {"group_embeddings": False}),
     "no_pointer": Arm("no pointer", {"pointer_width": 0}),
     "may_repeat": Arm("codes may come twice in a visit", build=arms.may_repeat),
     "no_offsets": Arm("no offsets counted by demographics", {"offsets": False}),
@@ -41,8 +42,8 @@ ROWS: Mapping[str, Arm] = {
     "thirds": Arm("conditions in equal thirds", conditions(1.0, 1.0, 1.0)),
     "flat_start": Arm("output offset 0, not the log-unigram", build=arms.flat_start),
     "averaged": Arm("moving average of the weights, 0.99", around=partial(arms.averaged, 0.99)),
-    "dropout_1": Arm("dropout 0.1", {"dropout": 0.1}),
-    "dropout_3": Arm("dropout 0.3", {"dropout": 0.3}),
+    "dropout_2": Arm("dropout 0.2", {"dropout": 0.2}),
+    "dropout_4": Arm("dropout 0.4", {"dropout": 0.4}),
     "smoothing": Arm("label smoothing 0.1", {"label_smoothing": 0.1}),
     "constant": Arm("constant rate after the warm-up", around=arms.constant_rate),
     "cosine": Arm("cosine instead of linear decay", around=arms.cosine_rate),
