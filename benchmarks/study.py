@@ -54,7 +54,7 @@ ROWS: Mapping[str, Arm] = {
 }
 
 CAPTION = """\
-`python -m benchmarks.study`: {train:,} training, {valid} validation and {test:,} test patients a seed,
+`python -m benchmarks.study{chosen}`: {train:,} training, {valid} validation and {test:,} test patients a seed,
 {epochs} epochs; seeds {seeds}, each a cohort and a training of its own, {patients:,} test patients in all.
 Smaller than the demo on purpose: read differences, not levels. The epoch is chosen on the validation split,
 nothing else is tuned. NLL per code on test under the condition of generation; *above the recipe* is paired by
@@ -98,7 +98,9 @@ def cohorts_of(options: argparse.Namespace) -> dict[int, Splits]:
 
 def markdown(rows: Sequence[Row], options: argparse.Namespace) -> str:
     default = rows[0].judged
+    chosen = "" if options.rows == list(ROWS) else f" --rows {' '.join(options.rows)}"
     caption = CAPTION.format(
+        chosen=chosen,
         train=options.train,
         valid=options.valid,
         test=options.test,
