@@ -54,12 +54,12 @@ ROWS: Mapping[str, Arm] = {
 }
 
 CAPTION = """\
-`python -m benchmarks.study{chosen}`: {train:,} training, {valid} validation and {test:,} test patients a seed,
-{epochs} epochs; seeds {seeds}, each a cohort and a training of its own, {patients:,} test patients in all.
-Smaller than the demo on purpose: read differences, not levels. The epoch is chosen on the validation split,
-nothing else is tuned. NLL per code on test under the condition of generation; *above the recipe* is paired by
-patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU s: of training, one
-run.{other_code}"""
+`python -m benchmarks.study{chosen}`: {train:,} training, {valid} validation and {test:,} test
+patients a seed, {epochs} epochs; seeds {seeds}, each a cohort and a training of its own, {patients:,} test
+patients in all. Smaller than the demo on purpose: read differences, not levels. The epoch is chosen on the
+validation split, nothing else is tuned. NLL per code on test under the condition of generation; *above the
+recipe* is paired by patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU s: of
+training, one run.{other_code}"""
 
 
 @dataclass(frozen=True)
