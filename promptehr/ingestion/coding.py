@@ -45,15 +45,12 @@ def coded(diagnoses: pl.DataFrame, settings: Records) -> Coded:
     of an admission that become the same text are one: the first stays.
 
     Args:
-        diagnoses: Columns of `schemas.DIAGNOSES`, `code` an Enum; so it is in what comes out.
+        diagnoses: Columns of `schemas.DIAGNOSES`, `code` and `system` Enums of the texts that occur; so is
+            `code` in what comes out.
         settings: Of records.
     """
     tied = _ties(diagnoses)
-    names = names_of(diagnoses["code"])
-    is_ten = (diagnoses["system"] == "icd10").to_numpy()
-    texts = pl.Series([*names, *(icd10.PREFIX + name for name in names)])
-    places = diagnoses["code"].to_physical().to_numpy() + is_ten * np.uint32(len(names))
-    diagnoses = diagnoses.select("hadm_id", "position", code=picked(texts, places))
+    diagnoses = diagnoses.select("hadm_id", "position", code=_of_both_systems(diagnoses))
     ordered = diagnoses if settings.tie_break == "code" else _by_hash(diagnoses, settings.seed)
     noted = {f"same SEQ_NUM as another, or none: ordered by {settings.tie_break}": tied}
     if settings.granularity == "full":
@@ -72,6 +69,17 @@ def coded(diagnoses: pl.DataFrame, settings: Records) -> Coded:
             "in no CCS group, kept as it is": homeless,
         },
     )
+
+
+def _of_both_systems(diagnoses: pl.DataFrame) -> pl.Series:
+    """The codes, those of ICD-10 with their prefix."""
+    codes = diagnoses["code"]
+    if "icd10" not in names_of(diagnoses["system"]):
+        return codes
+    names = names_of(codes)
+    is_ten = (diagnoses["system"] == "icd10").to_numpy()
+    texts = pl.Series([*names, *(icd10.PREFIX + name for name in names)])
+    return picked(texts, codes.to_physical().to_numpy() + is_ten * np.uint32(len(names)))
 
 
 def folded(records: pl.DataFrame, names: Sequence[str], fold_below: int) -> Coded:

@@ -14,14 +14,17 @@ import polars as pl
 
 from promptehr.ingestion.kind import MERGED, Coding
 from promptehr.ingestion.rules import REJECTS, Judged, id_reasons, reject
-from promptehr.ingestion.table import RECORD, Ints, Places, SourceTable, in_threads
+from promptehr.ingestion.table import RECORD, Ints, Places, SourceTable
 from promptehr.ingestion.texts import picked
+from promptehr.ingestion.threads import in_threads
 
 NOBODY = 0  # an id that no patient and no admission has
-NO_POSITION = 2**31  # beyond every SEQ_NUM that Int32 holds
+NO_POSITION = 2**31 - 1  # the largest Int32: no SEQ_NUM is as large
 ROWS_AT_ONCE = 1 << 18  # whose sort stays in the processor's cache
 
 Bools = npt.NDArray[np.bool_]
+# A table of more rows would fill the memory of any machine.
+Records = npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Diagnoses:
     """
 
     stay: Places
-    position: Ints
+    position: Places
     place: Places
-    record: Ints
+    record: Records
 
     def __getitem__(self, rows: Ints | Bools) -> "Diagnoses":
         return Diagnoses(self.stay[rows], self.position[rows], self.place[rows], self.record[rows])
@@ -57,16 +60,17 @@ def judge_diagnoses(source: SourceTable, coding: Coding, admissions: pl.DataFram
     rows = Diagnoses(*(np.concatenate(arrays) for arrays in columns))
     rows, repeated = _reject_repeated_codes(rows, table)
     counts = np.bincount(rows.place, minlength=table.height)
+    position = pl.Series(rows.position).set(pl.Series(rows.position == NO_POSITION), None)
     noted = {fact: int(table[name].to_numpy() @ counts) for fact, name in coding.facts.items()}
     positions = {
-        "seq_num missing or unreadable": int((rows.position == NO_POSITION).sum()),
+        "seq_num missing or unreadable": position.null_count(),
         "seq_num below 1": int((rows.position < 1).sum()),
     }
     kept = pl.DataFrame(
         {
             "hadm_id": hadm[rows.stay],
-            "position": pl.Series(rows.position).cast(pl.Int32, strict=False),
-            **{name: picked(table[name], rows.place) for name in ("code", "system")},
+            "position": position,
+            **{name: picked(table[name], rows.place, counts) for name in ("code", "system")},
         }
     )
     return Judged(kept, pl.concat([*rejects, repeated]), noted | positions)
@@ -89,8 +93,8 @@ def _judge_piece(
     stay = _stays(ids, hadm)
     elsewhere = owner[stay] != subjects
     place = coding.places(piece)
-    position = piece["seq_num"].cast(pl.Int32, strict=False).cast(pl.Int64).fill_null(NO_POSITION)
-    rows = Diagnoses(stay, position.to_numpy(), place, piece[RECORD].to_numpy())
+    position = piece["seq_num"].cast(pl.Int32, strict=False).fill_null(NO_POSITION)
+    rows = Diagnoses(stay, position.to_numpy(), place, piece[RECORD].cast(pl.UInt32).to_numpy())
     suspect = (stay < 0) | elsewhere | (place >= codes)
     if not suspect.any():
         return rows, pl.DataFrame(schema=REJECTS)
@@ -128,9 +132,9 @@ def _code_reasons(table: pl.DataFrame) -> dict[str, pl.Expr]:
 
 def _reject_repeated_codes(rows: Diagnoses, table: pl.DataFrame) -> tuple[Diagnoses, pl.DataFrame]:
     """Diagnoses in the order of their schema, without the repetitions of a code in an admission."""
-    ranks = table["rank"].fill_null(0).to_numpy()
+    ranks = table["rank"].fill_null(0).cast(pl.Int32).to_numpy()
     # A missing position is last; rows come in the order of their records, which the sort keeps.
-    top = rows.position[rows.position < NO_POSITION].max(initial=0) + 1
+    top = np.max(rows.position, where=rows.position < NO_POSITION, initial=0) + 1
     rows = rows[_order(rows.stay, np.minimum(rows.position, top), ranks[rows.place])]
     first = _first(rows.stay, ranks[rows.place])
     if first.all():
@@ -139,12 +143,12 @@ def _reject_repeated_codes(rows: Diagnoses, table: pl.DataFrame) -> tuple[Diagno
     plain = pl.lit("code repeated in its admission")
     mapped = table["mapped"].gather(repeated.place)
     rejects = pl.DataFrame({RECORD: repeated.record, "mapped": mapped}).select(
-        RECORD, reason=pl.when("mapped").then(pl.lit(MERGED)).otherwise(plain)
+        pl.col(RECORD).cast(pl.Int64), reason=pl.when("mapped").then(pl.lit(MERGED)).otherwise(plain)
     )
     return rows[first], rejects
 
 
-def _first(stay: Places, rank: Ints) -> Bools:
+def _first(stay: Places, rank: Places) -> Bools:
     """Whether each row, in the order of the stays, is the first of its stay with its rank."""
     edges = np.searchsorted(stay, stay[::ROWS_AT_ONCE])
     bounds = [*np.unique(edges).tolist(), len(stay)]
@@ -152,7 +156,7 @@ def _first(stay: Places, rank: Ints) -> Bools:
     return np.concatenate([np.ones(0, np.bool_), *parts])
 
 
-def _first_of_few(stay: Places, rank: Ints) -> Bools:
+def _first_of_few(stay: Places, rank: Places) -> Bools:
     first = np.ones(len(stay), np.bool_)
     size = int(rank.max()) + 1
     # Whether anything repeats is told by values alone, whose sort is several times as fast.
@@ -167,18 +171,20 @@ def _first_of_few(stay: Places, rank: Ints) -> Bools:
     return first
 
 
-def _order(*keys: Ints | Places) -> Ints:
+def _order(*keys: Places) -> Ints:
     """Places of the rows sorted by keys, the first one deciding; equal rows as they come.
 
     One integer that holds all keys is sorted where 63 bits are enough: rows come in runs that are
     nearly sorted, which one stable sort of integers uses and a sort by key after key does not.
     """
     packed, bits = np.zeros(len(keys[0]), np.int64), 0
-    for key in reversed(keys):
+    for key in keys:
         low = int(key.min(initial=0))
         width = (int(key.max(initial=0)) - low).bit_length()
-        if bits + width > 63:
-            return np.lexsort(keys[::-1])
-        packed |= (key.astype(np.int64) - low) << bits
         bits += width
+        if bits > 63:
+            return np.lexsort(keys[::-1])
+        packed <<= width
+        packed += key
+        packed -= low
     return np.argsort(packed, kind="stable")

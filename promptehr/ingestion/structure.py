@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from promptehr.errors import InputError
+from promptehr.ingestion.threads import in_threads
 
 NEWLINE, QUOTE, COMMA, CR = b'\n",\r'
 MARK = codecs.BOM_UTF8.decode()
@@ -26,6 +28,7 @@ OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": 
 
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
+Piece = TypeVar("Piece")
 
 
 @dataclass(frozen=True)
@@ -85,16 +88,17 @@ def bodies(path: Path, texts: Iterable[bytes], columns: int) -> Iterator[Body]:
     """
     records, wanted = 0, 0
     held: list[bytes] = []
-    for text, is_last in _with_last(texts):
+    # Looked at ahead, as if each piece began with a record, which those of most files do.
+    looked_at = in_threads(lambda text: (text, _plain(text, columns)), texts)
+    for (text, plain), is_last in _with_last(looked_at):
+        if plain is not None and not any(held):
+            yield Body(text, records, *plain)
+            records += plain[0]
+            continue
         held.append(text)
         if sum(map(len, held)) < wanted and not is_last:
             continue
         rest = b"".join(held)
-        plain = _plain(rest, columns)
-        if plain is not None:
-            yield Body(rest, records, *plain)
-            records, wanted, held = records + plain[0], 0, []
-            continue
         marks = _marks(rest)
         end = int(marks.ends[-1]) + 1 if len(marks.ends) else 0
         _check_quotes(path, marks, records)
@@ -111,13 +115,13 @@ def bodies(path: Path, texts: Iterable[bytes], columns: int) -> Iterator[Body]:
         raise InputError(f"{path}: a header and no records; copy the table again")
 
 
-def _with_last(texts: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each text, and whether it is the last one."""
-    before: bytes | None = None
-    for text in texts:
+def _with_last(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
+    """Each piece, and whether it is the last one."""
+    before: Piece | None = None
+    for piece in pieces:
         if before is not None:
             yield before, False
-        before = text
+        before = piece
     if before is not None:
         yield before, True
 

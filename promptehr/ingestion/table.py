@@ -4,15 +4,12 @@ A field becomes a number, a time or a word at once, piece by piece, and its text
 rows in which something cannot be read keep theirs, for the reasons that the ledger gives.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +17,7 @@ import polars as pl
 
 from promptehr.errors import InputError
 from promptehr.ingestion import content, structure, values
+from promptehr.ingestion.threads import in_threads
 
 RECORD = "record"
 NOTHING_FOREIGN: Mapping[str, str] = MappingProxyType({})
@@ -30,8 +28,6 @@ TIMES = frozenset({"dob", "admittime", "dischtime"})
 
 Ints = npt.NDArray[np.int64]
 Places = npt.NDArray[np.int32]
-Given = TypeVar("Given")
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -127,25 +123,6 @@ def words(pieces: Sequence[pl.DataFrame], name: str) -> Words:
     for piece in pieces:
         found.rows[:] += np.bincount(found.places(piece[name]), minlength=table.height)
     return found
-
-
-def in_threads(function: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
-    """What a function makes of each item, in their order, while the next items are being made.
-
-    As many threads as polars has; none where that is one.
-    """
-    threads = pl.thread_pool_size()
-    if threads == 1:
-        yield from map(function, items)
-        return
-    waiting: deque[Future[Made]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _types(needed: Iterable[str]) -> dict[str, pl.DataType]:

@@ -171,9 +171,16 @@ def codes_of(visits: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.Series:
 
 
 def _counted(visits: pl.DataFrame) -> pl.DataFrame:
-    """Visits, codes and first day of each patient who has a visit."""
-    return visits.group_by("subject_id", maintain_order=True).agg(
-        n_visits=pl.len().cast(pl.Int64), n_codes=pl.col("size").sum(), first_day=pl.col("day").first()
+    """Visits, codes and first day of each patient who has a visit; the visits are in their order."""
+    runs = visits["subject_id"].rle().struct.unnest()
+    ends = runs["len"].cum_sum().to_numpy()
+    codes = np.concatenate([[0], visits["size"].cum_sum().to_numpy()])
+    starts = ends - runs["len"].to_numpy()
+    return runs.select(
+        subject_id="value",
+        n_visits=pl.col("len").cast(pl.Int64),
+        n_codes=pl.Series(codes[ends] - codes[starts], dtype=pl.Int64),
+        first_day=visits["day"].gather(starts),
     )
 
 
@@ -282,7 +289,7 @@ def ledger(tables: Tables, codes: Coded, candidates: pl.DataFrame, kept: Coded) 
         .agg(patients=pl.len(), visits=pl.col("visits").list.len().sum(), codes=pl.col("n_codes").sum())
         .sort("reason")
     )
-    codeless = tables.admissions.height - tables.diagnoses.get_column("hadm_id").n_unique()
+    codeless = tables.admissions.height - tables.diagnoses["hadm_id"].rle().len()
     return {
         "tables": {
             "patients": artifacts.account(

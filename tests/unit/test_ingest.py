@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from promptehr import schemas
@@ -136,6 +137,17 @@ def test_empty_lines_at_the_end_mean_nothing_wherever_a_piece_ends(
 
 
 # --- refusals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_of_two_errors_the_first_in_the_file_is_named(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("promptehr.ingestion.content.PIECE", 30)
+    monkeypatch.setattr(pl, "thread_pool_size", lambda: threads)
+    text = PLAIN + "1,1,10,1,4019\n1,1,10,2\n" + "1,1,10,3,4280\n" * 9
+    with pytest.raises(InputError, match="record 2 has 4 fields"):
+        run_ingest(with_diagnoses(tmp_path, text.encode() + b"1,1,10,4,\xff\n"), tmp_path)
 
 
 @pytest.mark.parametrize(
