@@ -271,6 +271,48 @@ def flat_start(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Mo
     return model
 
 
+def untied(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
+    """Ours, but codes are compared with other vectors than the ones they are read by."""
+    model = ours(store, train, vocabulary)
+    head = model.lm_head
+    assert isinstance(head, nn.Linear)
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    return model
+
+
+def prompts_on_one_side(side: str, store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
+    """Ours, with prompts in front of the encoder's tokens only, or of the decoder's."""
+    model = ours(store, train, vocabulary)
+    if side == "encoder":
+        model.decoder_prompts = None
+    else:
+        model.model.encoder.prompts = None  # type: ignore[union-attr]  # torch types no submodules
+    return model
+
+
+def structure_weighs(weight: float) -> contextlib.AbstractContextManager[Any]:
+    """<v>, <\\v> and END count for less in the loss than codes."""
+    costs = loop._costs
+
+    def weighted(forward: nn.Module, batch: objective.Batch, answer: Tensor, train: Train) -> Any:
+        nll, cost = costs(forward, batch, answer, train)
+        return nll, torch.where(answer >= FIRST_CODE, cost, weight * cost)
+
+    return mock.patch.object(loop, "_costs", weighted)
+
+
+def patients_weigh_alike() -> contextlib.AbstractContextManager[Any]:
+    """A record of one code counts as much in the loss as one of a hundred."""
+    costs = loop._costs
+
+    def weighted(forward: nn.Module, batch: objective.Batch, answer: Tensor, train: Train) -> Any:
+        nll, cost = costs(forward, batch, answer, train)
+        scored = (answer != objective.NOT_SCORED).sum(1, keepdim=True)
+        return nll, cost * scored.float().mean() / scored.clamp(min=1)
+
+    return mock.patch.object(loop, "_costs", weighted)
+
+
 def copying() -> contextlib.AbstractContextManager[Any]:
     """Input = labels: the encoder is shown the record that the decoder has to write."""
 

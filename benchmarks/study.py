@@ -38,6 +38,17 @@ ROWS: Mapping[str, Arm] = {
     "no_offsets": Arm("no offsets counted by demographics", {"offsets": False}),
     "no_prompts": Arm("no prompts; offsets stay", {"prompt": {"length": 0}}),
     "prompts_4": Arm("4 prompts per feature", {"prompt": {"length": 4}}),
+    "encoder_prompts": Arm(
+        "prompts in front of the encoder only", build=partial(arms.prompts_on_one_side, "encoder")
+    ),
+    "decoder_prompts": Arm(
+        "prompts in front of the decoder only", build=partial(arms.prompts_on_one_side, "decoder")
+    ),
+    "untied": Arm("codes are written by other vectors than they are read by", build=arms.untied),
+    "light_structure": Arm(
+        "structure tokens weigh 0.3 in the loss", around=partial(arms.structure_weighs, 0.3)
+    ),
+    "patients_alike": Arm("every patient weighs the same in the loss", around=arms.patients_weigh_alike),
     "prompt_only": Arm("condition prompt alone", conditions(1.0, 0.0, 0.0)),
     "thirds": Arm("conditions in equal thirds", conditions(1.0, 1.0, 1.0)),
     "flat_start": Arm("output offset 0, not the log-unigram", build=arms.flat_start),

@@ -1,6 +1,7 @@
 """The comparison of models at a tiny size: what each arm is, and what the table says of it."""
 
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -186,6 +187,39 @@ def test_a_flat_start_is_uniform_over_what_can_be_written() -> None:
     expected = torch.zeros(SIZE)
     expected[VISIT : store.mask] = 1 / (store.mask - VISIT)
     assert torch.allclose(first, expected.expand_as(first), atol=0.05)
+
+
+def test_weights_of_the_loss() -> None:
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    train = arms.demo(1, TINY)
+    batch = objective.prompt(store, torch.arange(8))
+    model = arms.ours(store, train, VOCABULARY).eval()
+    is_code = batch.labels >= FIRST_CODE
+    with arms.structure_weighs(0.25):
+        nll, cost = loop._costs(model, batch, batch.labels, train)
+    assert torch.equal(cost, torch.where(is_code, nll, nll / 4))
+    with arms.patients_weigh_alike():
+        nll, cost = loop._costs(model, batch, batch.labels, train)
+    scored = (batch.labels != objective.NOT_SCORED).sum(1)
+    assert torch.allclose(cost.sum(1) * scored / nll.sum(1), scored.float().mean().expand(8))
+
+
+def test_prompts_on_one_side_and_untied_words() -> None:
+    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
+    train = arms.demo(1, TINY)
+    whole, one, other = (
+        rivals.parameters(build(store, train, VOCABULARY))
+        for build in (
+            arms.ours,
+            *(partial(arms.prompts_on_one_side, side) for side in ("encoder", "decoder")),
+        )
+    )
+    assert whole > one == other
+    free = arms.untied(store, train, VOCABULARY)
+    assert rivals.parameters(free) == whole + SIZE * train.shape.width
+    batch = objective.prompt(store, torch.arange(4))
+    same = arms.ours(store, train, VOCABULARY).eval()
+    assert torch.equal(free.eval()(**batch.inputs).logits, same(**batch.inputs).logits)
 
 
 # --- kept runs --------------------------------------------------------------------------------
