@@ -1,11 +1,11 @@
-"""Simulated cohorts for the benchmarks of the model: the splits, and what is known of the test patients.
+"""Cohorts for the benchmarks of the model: the splits, and what is known of the test patients.
 
 Runs the product's own data stages, so that tokens, splits and optimum are the product's.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -19,19 +19,19 @@ from promptehr.metrics.likelihood import Array, Bools, Classes, Scores
 from promptehr.stages import evaluate_likelihood
 from promptehr.tokens import BOS, FIRST_CODE, VISIT, Cohort, Vocabulary
 
-STAGES = ("simulate", "ingest", "records", "vocabulary", "shards")
+STAGES = ("ingest", "records", "vocabulary", "shards")
 
 
 @dataclass(frozen=True)
 class Splits:
-    """One simulated cohort.
+    """One cohort.
 
     Attributes:
         train: What is learned from.
         valid: What chooses.
         test: What is reported.
         vocabulary: The codes of the training split.
-        optimum: Of the test tokens under the true process.
+        optimum: Of the test tokens under the true process; None where nobody knows it.
         demographic: Of the test tokens under the demographic unigram.
     """
 
@@ -39,7 +39,7 @@ class Splits:
     valid: Cohort
     test: Cohort
     vocabulary: Vocabulary
-    optimum: Scores
+    optimum: Scores | None
     demographic: Scores
 
     @property
@@ -57,15 +57,9 @@ def simulated(folder: Path, patients: int, seed: int, *others: str) -> Splits:
         seed: Of the simulation and of the split.
         *others: Further settings, as `records.split={...}`.
     """
-    seeds = (f"simulate.patients={patients}", f"simulate.seed={seed}", f"records.seed={seed}")
-    for stage in STAGES:
-        data.stage(stage, folder, *(text for text in (*seeds, *others) if text.startswith(f"{stage}.")))
-    files = {name: folder / place for name, place in data.FILES.items()}
-    vocabulary = Vocabulary.from_document(artifacts.read_json(files["vocabulary"], schemas.VOCABULARY))
-    splits = {
-        name: Cohort.from_shards(artifacts.read_split(files["index"], name))
-        for name in ("train", "valid", "test")
-    }
+    data.stage("simulate", folder, f"simulate.patients={patients}", f"simulate.seed={seed}")
+    splits = _staged(folder, seed, *others)
+    files = _files(folder)
     inputs = evaluate_likelihood.Inputs(
         model=folder,  # no file of a model is read for the optimum
         train_summary=folder,
@@ -77,11 +71,39 @@ def simulated(folder: Path, patients: int, seed: int, *others: str) -> Splits:
         test=files["test"],
         records_ledger=files["records_ledger"],
     )
-    known = evaluate_likelihood.optimum(inputs, splits["test"], vocabulary)
+    known = evaluate_likelihood.optimum(inputs, splits.test, splits.vocabulary)
     assert known.scores is not None, known.reason
+    return replace(splits, optimum=known.scores)
+
+
+def real(folder: Path, source: Path, seed: int, *others: str) -> Splits:
+    """The patients of a folder with MIMIC-III's three tables, split anew for each seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "source"
+    if not link.exists():
+        link.symlink_to(source.absolute(), target_is_directory=True)
+    return _staged(folder, seed, *others)
+
+
+def _staged(folder: Path, seed: int, *others: str) -> Splits:
+    """What the data stages make of a folder's source."""
+    for stage in STAGES:
+        given = (f"records.seed={seed}", *others)
+        data.stage(stage, folder, *(text for text in given if text.startswith(f"{stage}.")))
+    files = _files(folder)
+    vocabulary = Vocabulary.from_document(artifacts.read_json(files["vocabulary"], schemas.VOCABULARY))
+    splits = {
+        name: Cohort.from_shards(artifacts.read_split(files["index"], name))
+        for name in ("train", "valid", "test")
+    }
     counted = baselines.fit("demographic_unigram", splits["train"], splits["valid"], vocabulary)
-    demographic = Scores(counted.log_probs(splits["test"]), known.scores.scored)
-    return Splits(**splits, vocabulary=vocabulary, optimum=known.scores, demographic=demographic)
+    scored = Classes.of(splits["test"], vocabulary).named()["all"]
+    demographic = Scores(counted.log_probs(splits["test"]), scored)
+    return Splits(**splits, vocabulary=vocabulary, optimum=None, demographic=demographic)
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {name: folder / place for name, place in data.FILES.items()}
 
 
 def split_of(train: int, valid: int, test: int) -> str:
@@ -121,7 +143,7 @@ class Judged:
         nats: [B] of each patient's codes, one distribution.
         codes: [B] known codes of each patient.
         gained: [B] nats that it has less than the demographic unigram.
-        possible: [B] nats that the optimum has less.
+        possible: [B] nats that the optimum has less; NaN where nobody knows it.
         by_seed: NLL per code of each seed.
     """
 
@@ -136,6 +158,7 @@ class Judged:
         """From [T] log-probabilities of each cohort's test tokens."""
         columns: list[tuple[Array, ...]] = []
         for log_prob, cohort in zip(scores, cohorts, strict=True):
+            best = np.full(len(log_prob), np.nan) if cohort.optimum is None else cohort.optimum.log_prob
             columns.append(
                 tuple(
                     likelihood.per_patient(values, cohort.codes, cohort.test)
@@ -143,7 +166,7 @@ class Judged:
                         -log_prob,
                         np.ones(len(log_prob)),
                         log_prob - cohort.demographic.log_prob,
-                        cohort.optimum.log_prob - cohort.demographic.log_prob,
+                        best - cohort.demographic.log_prob,
                     )
                 )
             )
@@ -157,7 +180,7 @@ class Judged:
 
     @property
     def gap_closed(self) -> float:
-        """Share of the way from the demographic unigram to the optimum."""
+        """Share of the way from the demographic unigram to the optimum; NaN where nobody knows it."""
         return float(self.gained.sum() / self.possible.sum())
 
     def above(self, other: "Judged", *, resamples: int = 2_000) -> tuple[float, list[float]]:

@@ -224,7 +224,7 @@ def main(given: Sequence[str] | None = None) -> None:
     splits = list(cohorts.values())
     rows = counted(splits)
     rows += [trained(ARMS[name], cohorts, options.rates, options) for name in options.arms]
-    optimum = Judged.of([one.optimum.log_prob for one in splits], splits)
+    optimum = Judged.of([one.optimum.log_prob for one in splits if one.optimum], splits)
     text = markdown(rows, optimum, options)
     print(text)
     if options.into:

@@ -1,5 +1,6 @@
 """The comparison of models at a tiny size: what each arm is, and what the table says of it."""
 
+import re
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import arms, cohort, comparison, rivals, study
+from benchmarks import arms, cohort, comparison, data, rivals, study
 from benchmarks.cohort import Judged, Splits
 from promptehr import baselines
 from promptehr.metrics.likelihood import Scores
@@ -293,6 +294,20 @@ def test_the_study_has_a_row_per_change_beside_the_recipe(
     expected = ["what is changed", "**the demo's recipe**", "no pointer", "codes of a visit in random order"]
     assert titles == [f"| {title}" for title in expected]
     assert len({line.count("|") for line in table}) == 1
+
+
+def test_the_study_of_a_folder_has_no_optimum_and_says_what_counting_reaches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.stage("simulate", tmp_path / "made", "simulate.patients=100")
+    monkeypatch.setattr(study, "OF_SOURCE", {"epochs": 1})
+    given = ["--source", str(tmp_path / "made/source"), "--seeds", "1", "2", "--work", str(tmp_path / "work")]
+    study.main([*given, "--rows", "no_pointer"])
+    said = capsys.readouterr().out
+    assert re.search(r"2 random splits .* The demographic unigram has [4-9]\.\d{3}\.", said, re.DOTALL)
+    table = [line.split(" | ") for line in said.splitlines() if line.startswith("| ")]
+    assert [cells[0] for cells in table] == ["| what is changed", "| **the demo's recipe**", "| no pointer"]
+    assert [cells[4] for cells in table[1:]] == ["", ""]
 
 
 def test_splits_have_about_the_sizes_asked_for(tmp_path: Path) -> None:
