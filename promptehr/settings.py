@@ -303,6 +303,8 @@ class Train(Section):
     """Arithmetic; auto is bf16 on hardware that multiplies bf16 matrices itself, else fp32."""
     compile: Literal["auto", "off"] = "auto"
     """Compiled graphs; auto uses them on a GPU."""
+    deterministic: bool = False
+    """On a GPU only arithmetic that repeats bit for bit, some of it slower; on a CPU it always does."""
     patience: Count | None = None
     """Stop after so many epochs without a better validation NLL; null never stops early."""
     checkpoint_every: Count = 5

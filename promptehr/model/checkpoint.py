@@ -3,7 +3,7 @@
     checkpoints/key.json              settings, data and code of the run that owns the folder
     checkpoints/step-00001200/        model.safetensors, state.pt, state.json, manifest.json
     checkpoints/weights-00000800/     model.safetensors, manifest.json: the best epoch, or the one to publish
-    checkpoints/superseded-<key>/     the last run with another key
+    checkpoints/superseded-<key>/     the last run with another key; it comes back when its key does
     checkpoints/lease.json            who is writing (see `lease`)
 
 A folder is written under a temporary name, flushed and renamed; its manifest holds the sha256 of
@@ -34,6 +34,7 @@ from promptehr.errors import ArtifactError, PromptEHRError
 
 logger = logging.getLogger(__name__)
 
+BEGUN, REPLACED = ".begun-", ".replaced-"
 WEIGHTS, TENSORS, VALUES, MANIFEST = "model.safetensors", "state.pt", "state.json", "manifest.json"
 
 
@@ -64,9 +65,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int, run: str = ""):
         self.folder, self.keep, self.run = folder, keep, run
+        self._damaged: set[Path] = set()
+        _finish_replacing(folder)
 
     def save(self, saved: Saved) -> None:
-        """Publish a checkpoint, then drop those beyond the last `keep` and unreferenced weights."""
+        """Publish a checkpoint, then drop what nobody needs any more (see `_prune`)."""
         values = {"step": saved.step, "values": saved.values, "origin": saved.origin, "run": self.run}
         self._publish(
             _name("step", saved.step),
@@ -76,7 +79,7 @@ class Checkpoints:
                 VALUES: lambda file: file.write_bytes(artifacts.json_bytes(values)),
             },
         )
-        self._prune()
+        self._prune(saved.step)
 
     def save_weights(self, step: int, weights: Mapping[str, Tensor]) -> None:
         """Publish the weights of a step by themselves."""
@@ -85,7 +88,7 @@ class Checkpoints:
 
     def newest(self, *, at_most: int) -> Saved | None:
         """The newest whole checkpoint up to a step; damaged ones are skipped with a warning."""
-        for path in sorted(self.folder.glob("step-*"), reverse=True):
+        for path in reversed(_folders(self.folder, "step")):
             if _step_of(path) <= at_most and (saved := self._read(path)) is not None:
                 return saved
         return None
@@ -97,43 +100,71 @@ class Checkpoints:
             ArtifactError: if it is missing or damaged.
         """
         path = self.folder / name
-        saved = self._read(path) if path.parent == self.folder and path.name.startswith("step-") else None
+        saved = self._read(path) if path in _folders(self.folder, "step") else None
         if saved is None:
-            there = ", ".join(sorted(p.name for p in self.folder.glob("step-*"))) or "none"
+            there = ", ".join(p.name for p in _folders(self.folder, "step")) or "none"
             raise ArtifactError(f"{path}: not a whole checkpoint; there are: {there}")
         return saved
 
     def weights(self, step: int) -> Mapping[str, Tensor] | None:
-        """The weights of a step, if they were kept and are whole."""
-        for kind in ("weights", "step"):
-            path = self.folder / _name(kind, step)
-            if path.is_dir() and _is_whole(path):
-                found: Mapping[str, Tensor] = safetensors.torch.load_file(path / WEIGHTS)
-                return found
-        return None
+        """The weights of a step, if they were kept and are whole, or its checkpoint is.
+
+        Out of the checkpoint, which may go before they do, they are published anew.
+        """
+        apart, within = self.folder / _name("weights", step), self.folder / _name("step", step)
+        if apart.is_dir() and (found := self._weights_in(apart)) is not None:
+            return found
+        found = self._weights_in(within) if within.is_dir() else None
+        if found is not None:
+            self.save_weights(step, found)
+        return found
+
+    def _weights_in(self, path: Path) -> Mapping[str, Tensor] | None:
+        """The weights in a whole folder, all of them finite."""
+        if not self._is_whole(path):
+            return None
+        try:
+            found: Mapping[str, Tensor] = safetensors.torch.load_file(path / WEIGHTS)
+        except SafetensorError:
+            logger.warning("%s: skipped, %s is no safetensors file", path, WEIGHTS)
+            self._damaged.add(path)
+            return None
+        if (name := not_finite(found)) is not None:
+            logger.warning("%s: skipped, weight %s is not finite", path, name)
+            self._damaged.add(path)
+            return None
+        return found
 
     def _read(self, path: Path) -> Saved | None:
         """A checkpoint whose files, and whose best weights, match their manifests."""
-        if not _is_whole(path):
+        weights = self._weights_in(path)
+        if weights is None:
             return None
         values = json.loads((path / VALUES).read_bytes())
         for step in values["values"]["needs"]:
             if self.weights(step) is None:
                 logger.warning("%s: skipped, the weights of step %d that it needs are gone", path, step)
+                self._damaged.add(path)
                 return None
         try:
             tensors = torch.load(path / TENSORS, map_location="cpu", weights_only=True)
-            weights = safetensors.torch.load_file(path / WEIGHTS)
-        except (OSError, SafetensorError, pickle.UnpicklingError) as error:
+        except (OSError, pickle.UnpicklingError) as error:
             raise ArtifactError(
                 f"{path}: cannot be read ({type(error).__name__}); delete it, the one before is used then"
             ) from error
         return Saved(values["step"], weights, tensors, values["values"], values["origin"])
 
+    def _is_whole(self, path: Path) -> bool:
+        if _is_whole(path):
+            return True
+        self._damaged.add(path)
+        return False
+
     def _publish(self, name: str, writers: Mapping[str, Callable[[Path], object]]) -> None:
         """Write a folder's files and their manifest, and give it its name at once."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=artifacts.PRIVATE_FOLDER)
-        temporary, path = self.folder / f".{name}", self.folder / name
+        path = self.folder / name
+        temporary, replaced = self.folder / f"{BEGUN}{name}", self.folder / f"{REPLACED}{name}"
         with writing(path, "the checkpoints before it are whole, free some space and run the same command"):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(mode=artifacts.PRIVATE_FOLDER)
@@ -143,16 +174,27 @@ class Checkpoints:
             manifest = {file: artifacts.sha256(temporary / file) for file in writers}
             (temporary / MANIFEST).write_bytes(artifacts.json_bytes(manifest))
             _flush(temporary / MANIFEST)
-            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                path.rename(replaced)
             temporary.rename(path)
             _flush(self.folder, private=False)
+            shutil.rmtree(replaced, ignore_errors=True)
+        self._damaged.discard(path)
 
-    def _prune(self) -> None:
-        steps = sorted(self.folder.glob("step-*"))
-        for path in steps[: -self.keep]:
-            shutil.rmtree(path)
-        needed = {_name("weights", step) for path in steps[-self.keep :] for step in _needs(path)}
-        for path in self.folder.glob("weights-*"):
+    def _prune(self, step: int) -> None:
+        """Drop all but the last `keep` checkpoints up to this step, and the weights that none needs.
+
+        Damaged ones count for nothing. Those of later steps stay: a run that went further before
+        `stop_after_epochs` was lowered goes on from them when it is raised again.
+        """
+        whole = [path for path in _folders(self.folder, "step") if path not in self._damaged]
+        done = [path for path in whole if _step_of(path) <= step]
+        kept = {*done[-self.keep :], *whole[len(done) :]}
+        needed = {_name("weights", step) for path in kept for step in _needs(path)}
+        for path in _folders(self.folder, "step"):
+            if path not in kept:
+                shutil.rmtree(path)
+        for path in _folders(self.folder, "weights"):
             if path.name not in needed:
                 shutil.rmtree(path)
 
@@ -160,28 +202,42 @@ class Checkpoints:
 # --- the run -----------------------------------------------------------------------------------
 
 
-def claim(folder: Path, key: Mapping[str, Any]) -> None:
+def claim(folder: Path, key: Mapping[str, Any], *, may_start_over: bool = True) -> None:
     """Make the folder this run's: what another run left is moved aside and named in a warning.
+
+    What this run left when another one moved it aside comes back.
 
     Args:
         folder: The checkpoints folder.
         key: `settings` (list of section.key=value), `data` and `code` (name to hash).
+        may_start_over: Whether another run's folder may be claimed.
+
+    Raises:
+        ArtifactError: if it is another run's and may not be.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=artifacts.PRIVATE_FOLDER)
-    owner = folder / "key.json"
+    owner, own = folder / "key.json", folder / _superseded(key)
     found = _read_key(owner)
     if found == key:
         return
-    if any(_run_of(path) == digest(key) for path in folder.glob("step-*")):
+    if any(_run_of(path) == digest(key) for path in _folders(folder, "step")):
         logger.warning("%s: damaged; the checkpoints say that they are this run's, so it is made anew", owner)
-    elif found is not None or list(folder.glob("step-*")):
-        target = _supersede(folder, found)
+    elif found is not None or _folders(folder, "step"):
+        differing = ", ".join(_differing(found or {}, key)) or "settings"
+        if not may_start_over and not own.is_dir():
+            raise ArtifactError(
+                f"{folder}: belongs to a run with other {differing}; put that back, or resume with auto,"
+                " which starts over"
+            )
+        target = _supersede(folder, found, keep=own)
+        after = "this run's own come back" if own.is_dir() else "training starts over"
         logger.warning(
-            "%s: belongs to a run with other %s; moved to %s, training starts over",
-            folder,
-            ", ".join(_differing(found or {}, key)) or "settings",
-            target.name,
+            "%s: belongs to a run with other %s; moved to %s, %s", folder, differing, target.name, after
         )
+    if own.is_dir():
+        for path in _run_files(own):
+            path.rename(folder / path.name)
+        shutil.rmtree(own)
     artifacts.write_bytes(owner, artifacts.json_bytes(key))
 
 
@@ -198,19 +254,30 @@ def _read_key(path: Path) -> Mapping[str, Any] | None:
     return found
 
 
-def _supersede(folder: Path, key: Mapping[str, Any] | None) -> Path:
-    """Move a run's files into one folder named by its key, in place of the one before."""
+def _superseded(key: Mapping[str, Any] | None) -> str:
+    return f"superseded-{digest(key or {})[:12]}"
+
+
+def _supersede(folder: Path, key: Mapping[str, Any] | None, *, keep: Path) -> Path:
+    """Move a run's files into one folder named by its key, in place of those before but the one to keep.
+
+    The key goes last: a move that was cut short goes on where it was.
+    """
+    target = folder / _superseded(key)
     for old in folder.glob("superseded-*"):
-        shutil.rmtree(old)
-    target = folder / f"superseded-{digest(key or {})[:12]}"
-    target.mkdir(mode=artifacts.PRIVATE_FOLDER)
+        if old not in (keep, target):
+            shutil.rmtree(old)
+    target.mkdir(mode=artifacts.PRIVATE_FOLDER, exist_ok=True)
     for path in _run_files(folder):
-        path.rename(target / path.name)
+        if (there := target / path.name).is_dir():
+            shutil.rmtree(there)
+        path.rename(there)
     return target
 
 
 def _run_files(folder: Path) -> Iterator[Path]:
-    for pattern in ("step-*", "weights-*", "key.json", "timing.jsonl"):
+    """What belongs to a run, its key last."""
+    for pattern in ("step-*", "weights-*", "timing.jsonl", "history.jsonl", "key.json"):
         yield from list(folder.glob(pattern))
 
 
@@ -249,13 +316,37 @@ def restore_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 # --- files -------------------------------------------------------------------------------------
 
 
+def not_finite(weights: Mapping[str, Tensor]) -> str | None:
+    """The first weight that holds a number that is not finite."""
+    return next((name for name, tensor in weights.items() if not bool(tensor.isfinite().all())), None)
+
+
 def _name(kind: str, step: int) -> str:
     return f"{kind}-{step:08d}"
 
 
+def _folders(folder: Path, kind: str) -> list[Path]:
+    """The run's folders of a kind in the order of their steps; a person's copies have other names."""
+    return sorted(
+        (path for path in folder.glob(f"{kind}-*") if re.fullmatch(r"\d{8,}", path.name[len(kind) + 1 :])),
+        key=_step_of,
+    )
+
+
 def _step_of(path: Path) -> int:
-    digits = path.name.partition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+    return int(path.name.partition("-")[2])
+
+
+def _finish_replacing(folder: Path) -> None:
+    """Put back what a killed process had moved aside, and remove what it had half written."""
+    for old in folder.glob(f"{REPLACED}*"):
+        path = folder / old.name.removeprefix(REPLACED)
+        if path.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(path)
+    for begun in folder.glob(f"{BEGUN}*"):
+        shutil.rmtree(begun)
 
 
 def _run_of(path: Path) -> str | None:

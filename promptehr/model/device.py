@@ -1,7 +1,9 @@
 """Where a stage computes: decided once, then passed on."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -42,3 +44,22 @@ def has_bf16(where: torch.device) -> bool:
 def compiles(choice: Literal["auto", "off"], where: torch.device) -> bool:
     """Whether training runs as compiled graphs: on a GPU, whose work is shorter than Python's."""
     return choice == "auto" and where.type == "cuda"
+
+
+@contextmanager
+def repeatable(wanted: bool, where: torch.device) -> Iterator[None]:
+    """Arithmetic that repeats bit for bit on a GPU, if wanted; what cannot is an error that names it.
+
+    cuBLAS repeats only with a workspace of fixed size, which it reads from the environment when it
+    starts.
+    """
+    if not wanted or where.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

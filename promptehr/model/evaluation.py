@@ -5,7 +5,8 @@ optimum are the likelihood stage's; this is the short form that every epoch can 
 """
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,16 @@ from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Train
 
 BATCH_TOKENS = 8192
+LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
 @torch.no_grad()
 def evaluate(
-    model: PromptBartForConditionalGeneration, store: TokenStore, condition: Condition, train: Train
+    model: PromptBartForConditionalGeneration,
+    store: TokenStore,
+    condition: Condition,
+    train: Train,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, Any]]:
     """NLL, perplexity and accuracy under one condition, over all tokens and over codes.
 
@@ -32,6 +38,13 @@ def evaluate(
     perplexity its exponential, accuracy the share of labels that are the likeliest token. Labels
     are the record and END; <unk> is not scored. A uniform model has perplexity N over N codes.
     Under `history` patients with two visits or more count, the first visit is given.
+
+    Args:
+        model: Left as it was, in training mode or not.
+        store: The split.
+        condition: What the encoder sees.
+        train: Seed and noise.
+        between: Called before every batch; may raise.
 
     Returns:
         `all` and `codes`: nll, perplexity, accuracy, tokens; null beside a reason where no label
@@ -42,6 +55,7 @@ def evaluate(
     noise = torch.Generator(store.device).manual_seed(derived_seed(train.seed, "validation"))
     sums = torch.zeros(2, 3, dtype=torch.float64, device=store.device)
     for batch in _batches(store, condition, train, noise):
+        between()
         sums += _counts(model(**batch.inputs, use_cache=False).logits, batch.labels)
     model.train(was_training)
     return {name: _means(*row) for name, row in zip(("all", "codes"), sums.tolist(), strict=True)}
@@ -94,7 +108,12 @@ def _means(nats: float, right: float, labels: float) -> dict[str, Any]:
     nll = nats / labels
     return {
         "nll": nll,
-        "perplexity": math.exp(nll),
+        "perplexity": perplexity(nll),
         "accuracy": right / labels,
         "tokens": int(labels),
     }
+
+
+def perplexity(nll: float) -> float:
+    """exp(NLL in nats); infinite where no float holds it."""
+    return math.exp(nll) if nll < LARGEST_EXPONENT else math.inf

@@ -24,15 +24,34 @@ DEAD_AFTER_S = 120.0
 class Lease:
     """A held lease; call `beat` often, it writes at most every HEARTBEAT_S seconds."""
 
-    def __init__(self, file: TextIO):
-        self._file = file
+    def __init__(self, path: Path, file: TextIO):
+        self._path, self._file = path, file
         self._last: float | None = None
+
+    def require(self) -> None:
+        """See that the lease still is this process's, before anything is written on its strength.
+
+        Raises:
+            BusyError: if its file was deleted or replaced, or another process has written to it.
+        """
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            found = None
+        own = os.fstat(self._file.fileno())
+        if found is None or (found.st_dev, found.st_ino) != (own.st_dev, own.st_ino):
+            raise BusyError(f"{self._path}: deleted or replaced while this process trained; start again")
+        holder = _holder(self._file)
+        if (holder.get("host"), holder.get("pid")) != (socket.gethostname(), os.getpid()):
+            raise BusyError(f"{self._path}: {_named(holder)} took over, so this one ends without saving")
 
     def beat(self) -> None:
         """Say that the holder lives."""
         tick = time.monotonic()
         if self._last is not None and tick - self._last < HEARTBEAT_S:
             return
+        if self._last is not None:
+            self.require()
         self._last = tick
         content = {
             "host": socket.gethostname(),
@@ -63,7 +82,7 @@ def held(folder: Path) -> Iterator[Lease]:
         except BlockingIOError:
             raise BusyError(f"{folder}: {_named(holder)} trains here; wait for it or stop it") from None
         _refuse_live_holder_elsewhere(folder, holder)
-        lease = Lease(file)
+        lease = Lease(path, file)
         lease.beat()
         yield lease
         file.seek(0)
@@ -86,9 +105,10 @@ def _refuse_live_holder_elsewhere(folder: Path, holder: dict[str, object]) -> No
         return
     silent = time.time() - beat
     if silent < DEAD_AFTER_S:
+        ago = f"{silent:.0f} s ago" if silent >= 0 else f"until {-silent:.0f} s ahead of this host's clock"
         raise BusyError(
-            f"{folder}: {_named(holder)} trained here {silent:.0f} s ago; stop it, or start again"
-            f" {DEAD_AFTER_S:.0f} s after its end"
+            f"{folder}: {_named(holder)} trained here {ago}; stop it, or start again"
+            f" {DEAD_AFTER_S:.0f} s after its end, or delete {folder / 'lease.json'} if it has ended"
         )
 
 

@@ -8,8 +8,9 @@ checkpoint is the run that was never interrupted. Knows no files: the caller han
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from promptehr.model.batches import (
     epoch_starts,
     plan_epoch,
 )
-from promptehr.model.evaluation import evaluate
+from promptehr.model.evaluation import evaluate, perplexity
 from promptehr.model.objective import Batch
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.model.state import Hooks, LoopState
@@ -88,20 +89,20 @@ def fit(
     static = device.compiles(train.compile, where)
     forward = compiled(state.model) if static else state.model
     # Dropout draws from torch's global generators: they are put back as they were.
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), _advice_on_memory(train):
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
         while (epoch := len(state.history)) < ends_after(state.history, train):
             plan = plan_epoch(train_store, train, epoch=epoch, static=static)
-            began = time.monotonic()
+            between = partial(_stop_if_asked, state, train, starts, hooks)
+            began, before = time.monotonic(), float(state.sums[:, 1].sum())
             for step in watched(state, plan.steps[state.step - starts[epoch] :], runtime, starts[-1]):
-                _stop_if_asked(state, train, starts, hooks)
+                between()
                 labels, steps = plan.labels_per_step, starts[-1]
                 train_step(state, step, train_store, train, labels=labels, steps=steps, forward=forward)
                 if where.type == "cpu" or state.step % STEPS_BETWEEN_QUESTIONS == 0:
                     require_finite(state, train, starts)
             require_finite(state, train, starts)
-            hooks.timed(epoch + 1, time.monotonic() - began, float(state.sums[:, 1].sum()))
-            _stop_if_asked(state, train, starts, hooks)
-            _end_epoch(state, plan, valid_store, train, hooks)
+            hooks.timed(epoch + 1, time.monotonic() - began, float(state.sums[:, 1].sum()) - before)
+            _end_epoch(state, plan, valid_store, train, hooks, between)
 
 
 def ends_after(history: list[dict[str, Any]], train: Train) -> int:
@@ -132,7 +133,7 @@ def _stop_if_asked(state: LoopState, train: Train, starts: list[int], hooks: Hoo
 
 
 @contextmanager
-def _advice_on_memory(train: Train) -> Iterator[None]:
+def advice_on_memory(train: Train) -> Iterator[None]:
     """Turn torch's out-of-memory errors into which setting to lower.
 
     Raises:
@@ -267,10 +268,17 @@ def autocast(train: Train, where: torch.device) -> AbstractContextManager[None]:
 # --- the end of an epoch -----------------------------------------------------------------------
 
 
-def _end_epoch(state: LoopState, plan: Plan, store: TokenStore, train: Train, hooks: Hooks) -> None:
+def _end_epoch(
+    state: LoopState,
+    plan: Plan,
+    store: TokenStore,
+    train: Train,
+    hooks: Hooks,
+    between: Callable[[], None],
+) -> None:
     """Judge the epoch, note it, and save what has to be kept."""
     epoch = len(state.history) + 1
-    valid = _validation(state, store, train, hooks)
+    valid = _validation(state, store, train, between)
     nll = valid["prompt"]["codes"]["nll"]
     is_best = state.best_nll is None or nll < state.best_nll
     if is_best:
@@ -298,19 +306,21 @@ def _end_epoch(state: LoopState, plan: Plan, store: TokenStore, train: Train, ho
         hooks.save(state)
 
 
-def _validation(state: LoopState, store: TokenStore, train: Train, hooks: Hooks) -> dict[str, Any]:
+def _validation(
+    state: LoopState, store: TokenStore, train: Train, between: Callable[[], None]
+) -> dict[str, Any]:
     """The numbers of the validation split under each condition.
 
     Raises:
         NonFiniteError: if one is not finite.
+        Interrupted: after saving, when a signal asked for it; the epoch is judged when the run goes on.
     """
     found: dict[str, Any] = {}
     for name in CONDITIONS:
-        hooks.beat()
         with autocast(train, store.device):
-            found[name] = evaluate(state.model, store, name, train)
+            found[name] = evaluate(state.model, store, name, train, between)
         nll = found[name]["all"]["nll"]
-        if nll is not None and not math.isfinite(nll):
+        if nll is not None and not math.isfinite(perplexity(nll)):
             raise NonFiniteError(
                 f"step {state.step}: validation NLL {nll} under {name}; the last finite checkpoint is"
                 " kept. Lower train.learning_rate, or set train.precision to fp32"

@@ -34,6 +34,8 @@ COMPARED = {
     "activation_function": None,
     "scale_embedding": None,
 }
+# Of BART's relatives, which say so by these keys: norms before the layers, or at the end of a stack.
+FOREIGN = ("normalize_before", "add_final_layer_norm")
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -74,6 +76,10 @@ def start_from(folder: Path, model: PromptBartForConditionalGeneration) -> int:
                 f"train.init_from: tensor {name} is {list(tensor.shape)} in {path}, {list(own[name].shape)}"
                 " in the model; change train.shape"
             )
+        if not tensor.is_floating_point():
+            raise ArtifactError(
+                f"train.init_from: tensor {name} in {path} holds {tensor.dtype}, expected floats"
+            )
         if not bool(tensor.isfinite().all()):
             raise ArtifactError(f"train.init_from: tensor {name} in {path} holds numbers that are not finite")
         own[name].copy_(tensor)
@@ -88,6 +94,10 @@ def _compare(path: Path, model: PromptBartForConditionalGeneration) -> None:
         raise ArtifactError(f"train.init_from: {path} is not a configuration in JSON") from error
     if kind not in ("bart", "prompt_bart"):
         raise SettingsError(f"train.init_from: model_type is {kind!r} in {path}, expected bart")
+    if others := [name for name in FOREIGN if given.get(name)]:
+        raise SettingsError(
+            f"train.init_from: {others[0]} is true in {path}, which BART has not; use another"
+        )
     defaults: Mapping[str, Any] = type(model.config)().to_dict()
     for name, setting in COMPARED.items():
         seen, own = given.get(name, defaults[name]), getattr(model.config, name)

@@ -135,8 +135,8 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
             attention_mask: [B, S], 0 at padding.
             decoder_input_ids: [B, L] BOS and the tokens written so far; only the new ones where
                 there is a cache. Made from the labels if left out.
-            decoder_attention_mask: [B, tokens with the cached ones] for padding on the left;
-                padding on the right needs none.
+            decoder_attention_mask: [B, tokens with the cached ones]. Padding on the right needs none;
+                on the left BART cannot have any: its positions count from the first column.
             encoder_outputs: States of an earlier call, [B, P + S, D], instead of input_ids.
             past_key_values: Cache of the earlier tokens, prompts included.
             labels: [B, L], -100 where nothing is scored; adds the mean loss.

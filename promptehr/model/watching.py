@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from promptehr.errors import SettingsError
 from promptehr.model.batches import Step
+from promptehr.model.evaluation import perplexity
 from promptehr.model.state import LoopState
 from promptehr.settings import Runtime
 
@@ -91,7 +92,7 @@ def _scored(state: LoopState) -> float:
 
 
 def _perplexity(nats: float, scored: float) -> float:
-    return math.exp(nats / scored) if scored else math.nan
+    return perplexity(nats / scored) if scored else math.nan
 
 
 # --- TensorBoard -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from promptehr import artifacts, provenance, schemas, tokens
-from promptehr.errors import ArtifactError, SettingsError
+from promptehr.errors import ArtifactError, NonFiniteError, SettingsError
 from promptehr.model import (
     checkpoint,
     config,
@@ -71,20 +71,25 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     train, key = settings.train, run_key(inputs, settings)
     vocabulary = read_vocabulary(inputs)
     where = device.decide(runtime)
-    stores = {name: read_store(inputs.index, name, vocabulary, where) for name in ("train", "valid")}
-    check(stores, train)
     folder = outputs.summary.parent / "checkpoints"
-    with checkpoint.writing(folder), lease.held(folder) as held, signals.watched() as asked:
-        checkpoint.claim(folder, key)
-        checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=checkpoint.digest(key))
-        model = start(stores["train"], vocabulary, train)
-        state = start_or_resume(checkpoints, model, stores["train"], inputs.init_from, train, runtime, where)
-        with board_of(folder, state, runtime) as board:
-            hooks = hooks_for(checkpoints, train, held, asked, where, board)
-            loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
-        record = chosen_record(state, train)
-        restore_chosen(state, checkpoints, record, train)
-        publish_all(inputs, outputs, settings, state, record, vocabulary, key)
+    with loop.advice_on_memory(train), device.repeatable(train.deterministic, where):
+        stores = {name: read_store(inputs.index, name, vocabulary, where) for name in ("train", "valid")}
+        check(stores, train)
+        with checkpoint.writing(folder), lease.held(folder) as held, signals.watched() as asked:
+            checkpoint.claim(folder, key, may_start_over=runtime.resume == "auto")
+            checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=checkpoint.digest(key))
+            model = start(stores["train"], vocabulary, train)
+            state = start_or_resume(
+                checkpoints, model, stores["train"], inputs.init_from, train, runtime, where
+            )
+            artifacts.write_bytes(folder / "history.jsonl", history_lines(state.history))
+            with board_of(folder, state, runtime) as board:
+                hooks = hooks_for(checkpoints, train, held, asked, where, board)
+                loop.fit(state, stores["train"], stores["valid"], train, runtime, hooks)
+            record = chosen_record(state, train)
+            restore_chosen(state, checkpoints, record)
+            held.require()
+            publish_all(inputs, outputs, settings, state, record, vocabulary, key)
     logger.info("published epoch %d of %d", record["epoch"], len(state.history))
 
 
@@ -138,6 +143,10 @@ def check(stores: Mapping[str, TokenStore], train: Train) -> None:
             raise SettingsError(
                 f"train.batch_tokens: {train.batch_tokens}, but the longest {name} sequence takes {longest};"
                 " raise it or lower shards.max_tokens"
+            )
+        if not bool(((store.tokens >= tokens.FIRST_CODE) & (store.tokens < store.mask)).any()):
+            raise ArtifactError(
+                f"the {name} split has no code of the vocabulary; change records.split or the source"
             )
         if not bool(store.x_num.isfinite().all()):
             raise ArtifactError(
@@ -221,7 +230,7 @@ def capture(state: LoopState, train: Train, where: torch.device) -> Saved:
     """All that must survive a kill; `restore` is its inverse."""
     return Saved(
         step=state.step,
-        weights=checkpoint.weights_of(state.model),
+        weights=finite_weights(state),
         tensors={"optimizer": state.optimizer.state_dict(), "sums": state.sums.cpu()},
         values={
             "best_step": state.best_step,
@@ -231,6 +240,21 @@ def capture(state: LoopState, train: Train, where: torch.device) -> Saved:
         },
         origin=origin(where),
     )
+
+
+def finite_weights(state: LoopState) -> dict[str, torch.Tensor]:
+    """The weights on the CPU.
+
+    Raises:
+        NonFiniteError: naming the first that is not a finite number: no loss has met it yet.
+    """
+    weights = checkpoint.weights_of(state.model)
+    if (name := checkpoint.not_finite(weights)) is not None:
+        raise NonFiniteError(
+            f"step {state.step}: weight {name} is not finite; the last finite checkpoint is kept. Lower"
+            " train.learning_rate, or set train.precision to fp32"
+        )
+    return weights
 
 
 def needed_steps(state: LoopState, train: Train) -> list[int]:
@@ -271,17 +295,35 @@ def hooks_for(
     """The loop's way out to files and signals."""
 
     def timed(epoch: int, seconds: float, scored: float) -> None:
+        if not scored:
+            return  # a run that was stopped between the last step of an epoch and its judgement
         line = {"epoch": epoch, "seconds": seconds, "tokens_per_s": scored / seconds, **origin(where)}
         with (checkpoints.folder / "timing.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")
 
+    def save(state: LoopState) -> None:
+        held.require()
+        checkpoints.save(capture(state, train, where))
+
+    def save_weights(state: LoopState) -> None:
+        held.require()
+        checkpoints.save_weights(state.step, finite_weights(state))
+
+    live = checkpoints.folder / "history.jsonl"
+
+    def noted(record: dict[str, Any]) -> None:
+        with live.open("a", encoding="utf-8") as file:
+            file.write(history_lines([record]).decode())
+        if board:
+            board.add(record)
+
     return Hooks(
-        save=lambda state: checkpoints.save(capture(state, train, where)),
-        save_weights=lambda state: checkpoints.save_weights(state.step, checkpoint.weights_of(state.model)),
+        save=save,
+        save_weights=save_weights,
         beat=held.beat,
         asked_to_stop=asked,
         timed=timed,
-        noted=board.add if board else lambda _: None,
+        noted=noted,
     )
 
 
@@ -346,23 +388,23 @@ def chosen_record(state: LoopState, train: Train) -> dict[str, Any]:
     return state.history[train.publish - 1]
 
 
-def restore_chosen(
-    state: LoopState, checkpoints: Checkpoints, record: Mapping[str, Any], train: Train
-) -> None:
+def restore_chosen(state: LoopState, checkpoints: Checkpoints, record: Mapping[str, Any]) -> None:
     """Put the weights of the epoch to publish into the model.
 
     Raises:
-        SettingsError: if they were not kept, because another epoch was asked for at the time.
+        SettingsError: if they were not kept, because another epoch was asked for at the time, or were
+            damaged since.
+        NonFiniteError: if one of them is not finite.
     """
-    if record["step"] == state.step:
-        return
-    weights = checkpoints.weights(record["step"])
-    if weights is None:
-        raise SettingsError(
-            f"train.publish: the weights of epoch {train.publish} were not kept;"
-            f" choose best or last, or delete {checkpoints.folder} to train again"
-        )
-    checkpoint.restore_weights(state.model, weights)
+    if record["step"] != state.step:
+        weights = checkpoints.weights(record["step"])
+        if weights is None:
+            raise SettingsError(
+                f"train.publish: the weights of epoch {record['epoch']} were not kept whole; choose an epoch"
+                f" that was, or delete {checkpoints.folder} to train again"
+            )
+        checkpoint.restore_weights(state.model, weights)
+    finite_weights(state)
 
 
 def history_lines(history: list[dict[str, Any]]) -> bytes:

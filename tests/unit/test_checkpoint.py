@@ -1,8 +1,11 @@
 """Checkpoints: whole or skipped, pruned to the last ones and what they need, one owner at a time."""
 
+import itertools
 import json
+import math
 import os
 import resource
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -164,10 +167,81 @@ def test_keeps_the_last_ones_and_the_weights_they_need(tmp_path: Path) -> None:
 
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
-    (tmp_path / ".step-00000005").mkdir()  # left by a kill
+    (tmp_path / ".begun-step-00000005").mkdir()  # left by a kill
     checkpoints.save(saved(5))
     checkpoints.save(saved(5))
     assert names(tmp_path) == ["step-00000005"]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_kill_while_a_step_is_replaced_loses_neither(tmp_path: Path, moved: bool) -> None:
+    Checkpoints(tmp_path, keep=2).save(saved(5))
+    (tmp_path / "step-00000005").rename(tmp_path / ".replaced-step-00000005")
+    if not moved:
+        Checkpoints(tmp_path / "other", keep=2).save(saved(5))
+        (tmp_path / "other/step-00000005").rename(tmp_path / "step-00000005")
+        (tmp_path / "other").rmdir()
+    found = Checkpoints(tmp_path, keep=2).newest(at_most=9)
+    assert plain(found) == plain(saved(5))
+    assert names(tmp_path) == ["step-00000005"]
+
+
+def test_what_was_just_saved_stays_beside_steps_of_a_longer_run(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (30, 35):
+        checkpoints.save(saved(step))
+    checkpoints.save_weights(5, saved(5).weights)
+    checkpoints.save(saved(8, needs=(5,)))
+    assert names(tmp_path) == ["step-00000008", "step-00000030", "step-00000035", "weights-00000005"]
+
+
+def test_damaged_ones_do_not_count_among_those_kept(tmp_path: Path) -> None:
+    before = Checkpoints(tmp_path, keep=2)
+    for step in (5, 10):
+        before.save(saved(step))
+    (tmp_path / "step-00000010" / "state.pt").write_bytes(b"")
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert getattr(checkpoints.newest(at_most=99), "step", None) == 5
+    checkpoints.save(saved(12))
+    assert names(tmp_path) == ["step-00000005", "step-00000012"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove"])
+def test_best_weights_are_made_anew_from_their_checkpoint_before_it_goes(tmp_path: Path, damage: str) -> None:
+    before = Checkpoints(tmp_path, keep=2)
+    before.save_weights(5, saved(5).weights)
+    before.save(saved(5, needs=(5,)))
+    before.save(saved(10, needs=(5,)))
+    path = tmp_path / "weights-00000005" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07") if damage == "flip" else path.unlink()
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert getattr(checkpoints.newest(at_most=99), "step", None) == 10
+    for step in (15, 20):
+        checkpoints.save(saved(step, needs=(5,)))
+    weights = checkpoints.weights(5)
+    assert weights is not None
+    assert weights["w"].tolist() == [[5.0] * 3] * 2
+
+
+def test_weights_that_are_not_finite_are_skipped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(saved(5))
+    spoilt = saved(10)
+    spoilt.weights["w"][0, 0] = math.nan
+    checkpoints.save(spoilt)
+    assert getattr(checkpoints.newest(at_most=99), "step", None) == 5
+    assert "step-00000010: skipped, weight w is not finite" in caplog.text
+
+
+def test_a_person_s_copy_is_no_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(saved(15))
+    shutil.copytree(tmp_path / "step-00000015", tmp_path / "step-00000015.bak")
+    assert checkpoints.newest(at_most=9) is None
+    checkpoints.save(saved(20))
+    assert names(tmp_path) == ["step-00000015.bak", "step-00000020"]
 
 
 def test_files_are_private(tmp_path: Path) -> None:
@@ -301,10 +375,60 @@ def test_another_key_moves_the_old_run_aside_and_names_what_differs(
     assert "a run with other index, promptehr.model.new, train.seed; moved to superseded-" in caplog.text
     [first] = tmp_path.glob("superseded-*")
     assert names(first) == ["key.json", "step-00000005"]
+
+
+def test_a_run_comes_back_with_its_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     checkpoint.claim(tmp_path, KEY)
-    [second] = tmp_path.glob("superseded-*")
-    assert second != first
-    assert names(tmp_path) == sorted(["key.json", second.name])
+    Checkpoints(tmp_path, keep=1).save(saved(5))
+    other, third = ({**KEY, "settings": [f"train.seed={seed}"]} for seed in (7, 8))
+    checkpoint.claim(tmp_path, other)
+    Checkpoints(tmp_path, keep=1).save(saved(8))
+    checkpoint.claim(tmp_path, KEY)
+    assert "this run's own come back" in caplog.text
+    [aside] = tmp_path.glob("superseded-*")
+    assert names(tmp_path) == ["key.json", "step-00000005", aside.name]
+    assert names(aside) == ["key.json", "step-00000008"]
+    assert json.loads((tmp_path / "key.json").read_bytes()) == KEY
+    checkpoint.claim(tmp_path, third)
+    [last] = tmp_path.glob("superseded-*")
+    assert names(last) == ["key.json", "step-00000005"]
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_a_move_that_was_cut_short_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
+) -> None:
+    checkpoint.claim(tmp_path, KEY)
+    checkpoints = Checkpoints(tmp_path, keep=3, run=checkpoint.digest(KEY))
+    for step in (5, 10):
+        checkpoints.save(saved(step))
+    other = {**KEY, "settings": ["train.seed=7"]}
+    move, moves = Path.rename, itertools.count()
+
+    def cut_short(path: Path, target: Path) -> Path:
+        if next(moves) == done:
+            raise KeyboardInterrupt
+        return move(path, target)
+
+    for key in (other, KEY):
+        moves = itertools.count()
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "rename", cut_short)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoint.claim(tmp_path, key)
+        checkpoint.claim(tmp_path, key)
+    [aside] = tmp_path.glob("superseded-*")
+    assert names(tmp_path) == ["key.json", "step-00000005", "step-00000010", aside.name]
+    assert names(aside) == ["key.json"]
+
+
+def test_a_run_that_may_not_start_over_leaves_another_s_folder(tmp_path: Path) -> None:
+    checkpoint.claim(tmp_path, KEY)
+    Checkpoints(tmp_path, keep=1).save(saved(5))
+    other = {**KEY, "settings": ["train.seed=7"]}
+    with pytest.raises(ArtifactError, match=r"belongs to a run with other train\.seed; put that back"):
+        checkpoint.claim(tmp_path, other, may_start_over=False)
+    assert names(tmp_path) == ["key.json", "step-00000005"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"settings": ["train.seed=3"], "data": {}, "code": {}}'])
@@ -366,6 +490,27 @@ def test_a_dead_holder_on_this_host_is_no_obstacle(tmp_path: Path) -> None:
         held = json.loads((tmp_path / "lease.json").read_text("utf-8"))
     assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
     assert (tmp_path / "lease.json").read_text("utf-8") == ""
+
+
+def test_a_holder_whose_clock_is_ahead_is_named_so(tmp_path: Path) -> None:
+    content = {"host": "elsewhere", "pid": 7, "job": None, "heartbeat": time.time() + 500.5}
+    (tmp_path / "lease.json").write_text(json.dumps(content), "utf-8")
+    ahead = r"until 500 s ahead of this host's clock; .* delete .*lease\.json if it has ended"
+    with pytest.raises(BusyError, match=ahead), lease.held(tmp_path):
+        pass
+
+
+def test_a_lease_that_was_deleted_or_taken_over_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "lease.json"
+    with lease.held(tmp_path) as held:
+        held.require()
+        path.unlink()
+        with pytest.raises(BusyError, match="deleted or replaced"):
+            held.require()
+    with lease.held(tmp_path) as held:
+        path.write_text(json.dumps({"host": "elsewhere", "pid": 7}), "utf-8")
+        with pytest.raises(BusyError, match="process 7 on elsewhere took over"):
+            held.require()
 
 
 def test_the_heart_beats_once_per_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

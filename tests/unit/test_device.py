@@ -1,5 +1,7 @@
 """The device is decided once, and a GPU that is not there is said to be missing."""
 
+import os
+
 import pytest
 import torch
 
@@ -31,3 +33,14 @@ def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     device.decide(Runtime(device="cpu", threads=3))
     device.decide(Runtime(device="cpu"))
     assert given == [3]
+
+
+def test_repeatable_arithmetic_is_asked_for_on_a_gpu_only_and_put_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    for wanted, where, expected in ((True, "cuda", True), (False, "cuda", False), (True, "cpu", False)):
+        with device.repeatable(wanted, torch.device(where)):
+            assert torch.are_deterministic_algorithms_enabled() == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"

@@ -96,33 +96,53 @@ def plan_for(patients: TokenStore, train: Train) -> Any:
     return plan_epoch(patients, train, epoch=0)
 
 
-def test_twenty_steps_equal_a_plain_torch_loop_on_the_model_s_own_loss() -> None:
-    """Oracle: transformers' loss, torch's scheduler; prompt condition, one length, no dropout."""
-    patients = store(*[[[6 + i % 6, 6 + (i + 1) % 6]] for i in range(40)])
-    train = tiny_train(
-        dropout=0.0, batch_patients=4, epochs=2, conditions={"history": 0.0, "denoise": 0.0}, warmup_steps=3
+def twenty_steps() -> tuple[TokenStore, Train]:
+    """Two epochs of patients of one length, whose later visits repeat a code, so that all parts work."""
+    patients = store(
+        *[[[6 + (i + k) % 6 for k in (0, 1)], [6 + (i + k) % 6 for k in (1, 3)]] for i in range(40)]
     )
-    ours = started(train, patients)
-    losses = []
+    only_prompt = {"history": 0.0, "denoise": 0.0}
+    return patients, tiny_train(
+        dropout=0.0, batch_patients=4, epochs=2, conditions=only_prompt, warmup_steps=3, weight_decay=0.5
+    )
+
+
+def our_losses(patients: TokenStore, train: Train) -> list[float]:
+    """Mean NLL of each of the twenty steps."""
+    state, losses = started(train, patients), []
     for epoch in range(2):
         plan = plan_epoch(patients, train, epoch=epoch)
         for step in plan.steps:
-            before = ours.sums.sum(0)[:2].clone()
-            loop.train_step(ours, step, patients, train, labels=plan.labels_per_step, steps=20)
-            nats, scored = (ours.sums.sum(0)[:2] - before).tolist()
+            before = state.sums.sum(0)[:2].clone()
+            loop.train_step(state, step, patients, train, labels=plan.labels_per_step, steps=20)
+            nats, scored = (state.sums.sum(0)[:2] - before).tolist()
             losses.append(nats / scored)
-    assert losses == pytest.approx(plain_losses(patients, train), rel=1e-5)
+    return losses
 
 
-def plain_losses(patients: TokenStore, train: Train) -> list[float]:
-    model = started(train, patients).model
-    optimizer = torch.optim.AdamW(
+def decayed(model: nn.Module, train: Train) -> torch.optim.AdamW:
+    """torch's own AdamW with the two groups written out."""
+    return torch.optim.AdamW(
         [
-            {"params": [p for n, p in model.named_parameters() if is_decayed(n, p)], "weight_decay": 0.01},
+            {
+                "params": [p for n, p in model.named_parameters() if is_decayed(n, p)],
+                "weight_decay": train.weight_decay,
+            },
             {"params": [p for n, p in model.named_parameters() if not is_decayed(n, p)], "weight_decay": 0.0},
         ],
         lr=train.learning_rate,
     )
+
+
+def test_twenty_steps_equal_a_plain_torch_loop_on_the_model_s_own_loss() -> None:
+    """Oracle: transformers' loss, torch's scheduler; prompt condition, one length, no dropout."""
+    patients, train = twenty_steps()
+    assert our_losses(patients, train) == pytest.approx(plain_losses(patients, train), rel=1e-5)
+
+
+def plain_losses(patients: TokenStore, train: Train) -> list[float]:
+    model = started(train, patients).model
+    optimizer = decayed(model, train)
     warm, steps = train.warmup_steps, 20
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: (k + 1) / warm if k < warm else (steps - k) / (steps - warm)
@@ -203,30 +223,13 @@ def test_twenty_steps_equal_the_transformers_trainer(tmp_path: Path) -> None:
     All patients are of one length, so that its mean over a batch's tokens is our division.
     """
     pytest.importorskip("accelerate", reason="transformers.Trainer needs it")
-    patients = store(*[[[6 + i % 6, 6 + (i + 1) % 6]] for i in range(40)])
-    train = tiny_train(
-        dropout=0.0, batch_patients=4, epochs=2, conditions={"history": 0.0, "denoise": 0.0}, warmup_steps=3
-    )
-    ours, losses = started(train, patients), []
-    for epoch in range(2):
-        plan = plan_epoch(patients, train, epoch=epoch)
-        for step in plan.steps:
-            before = ours.sums.sum(0)[:2].clone()
-            loop.train_step(ours, step, patients, train, labels=plan.labels_per_step, steps=20)
-            nats, scored = (ours.sums.sum(0)[:2] - before).tolist()
-            losses.append(nats / scored)
-    assert losses == pytest.approx(trainer_losses(patients, train, tmp_path), rel=1e-5)
+    patients, train = twenty_steps()
+    assert our_losses(patients, train) == pytest.approx(trainer_losses(patients, train, tmp_path), rel=1e-5)
 
 
 def trainer_losses(patients: TokenStore, train: Train, folder: Path) -> list[float]:
     model = started(train, patients).model
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": [p for n, p in model.named_parameters() if is_decayed(n, p)], "weight_decay": 0.01},
-            {"params": [p for n, p in model.named_parameters() if not is_decayed(n, p)], "weight_decay": 0.0},
-        ],
-        lr=train.learning_rate,
-    )
+    optimizer = decayed(model, train)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: (k + 1) / 3 if k < 3 else (20 - k) / 17)
     trainer = Trainer(
         model=model,
@@ -349,26 +352,21 @@ def test_a_validation_that_is_not_finite_stops_before_anything_is_kept() -> None
     "error",
     [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: 1 GB")],
 )
-def test_out_of_memory_is_advice(
-    monkeypatch: pytest.MonkeyPatch, size: dict[str, Any], message: str, error: Exception
-) -> None:
-    def too_much(*_: Any, **__: Any) -> None:
+def test_out_of_memory_is_advice(size: dict[str, Any], message: str, error: Exception) -> None:
+    with pytest.raises(SettingsError, match=message), loop.advice_on_memory(tiny_train(**size)):
         raise error
-
-    patients = store(*random_patients(8, seed=1))
-    monkeypatch.setattr(loop, "train_step", too_much)
-    with pytest.raises(SettingsError, match=message):
-        fitted(tiny_train(**size), patients, patients)
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, NotImplementedError])
-def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, kind: type[Exception]) -> None:
-    def broken(*_: Any, **__: Any) -> None:
+def test_another_error_keeps_its_traceback(kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="shapes do not match"), loop.advice_on_memory(tiny_train()):
         raise kind("shapes do not match")
 
+
+def test_an_nll_whose_perplexity_no_float_holds_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     patients = store(*random_patients(8, seed=1))
-    monkeypatch.setattr(loop, "train_step", broken)
-    with pytest.raises(kind, match="shapes do not match"):
+    monkeypatch.setattr(objective, "token_nll", lambda _, labels: (labels > 0) * 1000.0)
+    with pytest.raises(NonFiniteError, match=r"validation NLL 1000\.0 under prompt"):
         fitted(tiny_train(), patients, patients)
 
 

@@ -66,6 +66,7 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
         ({"encoder_ffn_dim": 64}, "encoder_ffn_dim is 64 in .*; set train.shape.feed_forward to 64"),
         ({"decoder_attention_heads": 4}, "decoder_attention_heads is 4 in .*; set train.shape.heads to 4"),
         ({"activation_function": "relu"}, "activation_function is 'relu' in .*'gelu'; use another"),
+        ({"normalize_before": True}, "normalize_before is true in .*, which BART has not; use another"),
     ],
 )
 def test_another_shape_is_refused_by_the_name_of_its_value(
@@ -103,9 +104,14 @@ def poisoned(tensors: dict[str, Tensor]) -> None:
     tensors[NAME][0, 0] = float("nan")
 
 
+def whole_numbers(tensors: dict[str, Tensor]) -> None:
+    tensors[NAME] = tensors[NAME].to(torch.int32)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (whole_numbers, r"tensor encoder.layers.0.fc1.weight in .* holds torch.int32, expected floats"),
         (without, r"tensor encoder.layers.0.fc1.weight is missing from"),
         (cut, r"tensor encoder.layers.0.fc1.weight is \[31, 16\] in .*, \[32, 16\] in the model"),
         (one_more, r"tensor decoder.layers.7.fc1.weight is too many in"),

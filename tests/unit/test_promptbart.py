@@ -189,17 +189,6 @@ def test_continues_a_given_prefix() -> None:
     assert torch.equal(ids[:, :3], prefix)
 
 
-def test_left_padding_of_the_decoder_changes_nothing() -> None:
-    model, one = tiny(0), {n: v[:1] for n, v in inputs(1).items()}
-    bare = model(**one, decoder_input_ids=torch.tensor([[1, 3, 7]])).logits[:, -1]
-    same = model(
-        **one,
-        decoder_input_ids=torch.tensor([[1, 3, 7]]),
-        decoder_attention_mask=torch.ones(1, 3, dtype=torch.int64),
-    ).logits[:, -1]
-    assert torch.allclose(bare, same, atol=1e-6)
-
-
 def test_a_given_decoder_mask_covers_tokens_not_prompts() -> None:
     model, decoder = tiny(2), torch.tensor([[1, 3, 7]] * 3)
     mask = torch.ones(3, 3, dtype=torch.int64)

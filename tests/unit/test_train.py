@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import math
 import shutil
 import signal
 import subprocess
@@ -320,6 +321,86 @@ def test_resume_from_a_named_checkpoint(
         stage.run(inputs, outputs(tmp_path), tiny_settings(), Runtime(threads=1, resume="step-00000099"))
 
 
+@pytest.mark.parametrize("keep", [1, 3])
+def test_fewer_epochs_than_a_run_has_done_end_as_if_it_had_done_no_more(
+    inputs: stage.Inputs, tmp_path: Path, keep: int
+) -> None:
+    shorter = tiny_settings(epochs=9, stop_after_epochs=3, keep_checkpoints=keep)
+    stage.run(inputs, outputs(tmp_path / "straight"), shorter, CPU)
+    stage.run(inputs, outputs(tmp_path / "later"), tiny_settings(epochs=9, keep_checkpoints=keep), CPU)
+    stage.run(inputs, outputs(tmp_path / "later"), shorter, CPU)
+    assert published(tmp_path / "later") == published(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("condition", ["prompt", "denoise"])
+def test_a_signal_during_a_validation_saves_and_the_epoch_is_judged_after(
+    inputs: stage.Inputs,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    condition: str,
+) -> None:
+    evaluate = loop.evaluate
+
+    def asked(model: Any, store: Any, name: Any, *others: Any) -> Any:
+        if name == condition:
+            signal.raise_signal(signal.SIGUSR1)
+        return evaluate(model, store, name, *others)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "evaluate", asked)
+        with pytest.raises(Interrupted, match="SIGUSR1 after step 5"):
+            stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    assert published(tmp_path) == undisturbed
+
+
+def test_the_rate_of_an_epoch_counts_what_this_process_did(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_at(monkeypatch, 7, lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted, match="after step 8"):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+    lines = (tmp_path / "checkpoints/timing.jsonl").read_text("utf-8").splitlines()
+    done = {line["epoch"]: line["seconds"] * line["tokens_per_s"] for line in map(json.loads, lines)}
+    history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text("utf-8").splitlines()]
+    scored = [sum(part["tokens"] for part in record["train"].values()) for record in history]
+    assert done[1] == pytest.approx(scored[0])
+    assert 0 < done[2] < 0.7 * scored[1]
+    assert done[3] == pytest.approx(scored[2])
+
+
+def test_the_history_can_be_read_while_the_run_goes_on(
+    inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = tmp_path / "checkpoints/history.jsonl"
+    for step, lines in ((7, 1), (12, 2)):
+        with monkeypatch.context() as patched:
+            stop_at(patched, step, lambda _: signal.raise_signal(signal.SIGTERM))
+            with pytest.raises(Interrupted):
+                stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
+        assert undisturbed["history.jsonl"].splitlines()[:lines] == live.read_bytes().splitlines()
+
+
+def test_a_weight_that_no_loss_has_met_is_not_saved_unless_finite(
+    inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(state: loop.LoopState) -> None:
+        with torch.no_grad():
+            state.model.model.decoder.embed_positions.weight[-1] = math.nan
+
+    stop_at(monkeypatch, 6, spoil)
+    with pytest.raises(
+        NonFiniteError, match=r"step 10: weight model\.decoder\.embed_positions\.weight is not"
+    ):
+        stage.run(inputs, outputs(tmp_path), tiny_settings(publish="last", checkpoint_every=1), CPU)
+    assert not (tmp_path / "summary.json").exists()
+    newest = checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3).newest(at_most=15)
+    assert newest is not None
+    assert newest.step == 5
+
+
 def test_a_required_resume_refuses_to_start_over(inputs: stage.Inputs, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no whole checkpoint"):
         stage.run(inputs, outputs(tmp_path), tiny_settings(), Runtime(threads=1, resume="require"))
@@ -515,6 +596,17 @@ def test_what_cannot_work_is_refused_before_training(
 ) -> None:
     with pytest.raises(SettingsError, match=message):
         stage.run(inputs, outputs(tmp_path), tiny_settings(**changes), CPU)
+
+
+def test_a_split_without_a_known_code_is_refused(tmp_path: Path) -> None:
+    cohort = write_inputs(tmp_path, train=random_patients(4, seed=1), valid=[[[SIZE - 1]]] * 2)
+    vocabulary = stage.read_vocabulary(cohort)
+    stores = {
+        name: stage.read_store(cohort.index, name, vocabulary, torch.device("cpu"))
+        for name in ("train", "valid")
+    }
+    with pytest.raises(ArtifactError, match="the valid split has no code of the vocabulary"):
+        stage.check(stores, tiny_settings().train)
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
