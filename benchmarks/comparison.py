@@ -3,16 +3,17 @@
     python -m benchmarks.comparison [--seeds 1 2 3] [--patients 5000] [--into docs/training.md]
 
 Prints a Markdown table. A seed is a cohort, a split and a training of its own. Every model that
-trains goes through the product's loop with the demo's settings and is given its learning rate on
-the first seed's validation split, out of the same values. Runs are kept in a folder and done again
-only after a change to the code. All numbers are of codes under the condition of
-generation, on the test splits.
+trains goes through the product's loop with the demo's settings and as many epochs, and is given its
+learning rate and its dropout on the first seed's validation split, out of the same values. Runs are
+kept in a folder and done again only after a change to the code. All numbers are of codes under the
+condition of generation, on the test splits.
 """
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -28,11 +29,11 @@ from promptehr.model.repeats import Repeats
 from promptehr.settings import Train
 from promptehr.tokens import Vocabulary
 
-RATES = (2.0e-3, 4.0e-3)
+RATES, DROPOUTS, EPOCHS = (2.0e-3, 4.0e-3), (0.2, 0.3), 8
 BEGIN, END = "<!-- comparison.py begins -->", "<!-- comparison.py ends -->"
 PROMPT_ONLY = {"conditions": {"prompt": 1.0, "history": 0.0, "denoise": 0.0}}
-# A network without our rules, offsets and groups, trained as long as it improves on the validation split.
-RIVAL = {**PROMPT_ONLY, "pointer_width": 0, "dropout": 0.2, "epochs": 10}
+# A network without our rules, offsets and groups.
+RIVAL = {**PROMPT_ONLY, "pointer_width": 0}
 
 
 def gpt2(
@@ -96,14 +97,14 @@ class Row:
         title: What.
         plain: As published; None where the rule is the model's own.
         ruled: With codes of the visit ruled out.
-        rate: Learning rate that the validation split chose; None where nothing trains.
-        runs: Of the chosen rate, one per seed.
+        chosen: Learning rate and dropout that the validation split chose; None where nothing trains.
+        runs: Of the chosen ones, one per seed.
     """
 
     title: str
     plain: Judged | None
     ruled: Judged
-    rate: float | None = None
+    chosen: tuple[float, float] | None = None
     runs: Sequence[Run] = ()
 
 
@@ -122,28 +123,24 @@ def counted(cohorts: Sequence[Splits]) -> list[Row]:
     return rows
 
 
-def trained(
-    arm: Arm, cohorts: Mapping[int, Splits], rates: Sequence[float], options: argparse.Namespace
-) -> Row:
-    """One arm: the rate by the first seed's validation split, then every seed."""
+def trained(arm: Arm, cohorts: Mapping[int, Splits], options: argparse.Namespace) -> Row:
+    """One arm: rate and dropout by the first seed's validation split, then every seed."""
 
-    def at(rate: float, seed: int) -> Run:
-        train = arms.demo(seed, arm.changes, {"learning_rate": rate}, changes_of(options))
+    def at(tried: tuple[float, float], seed: int) -> Run:
+        rate, dropout = tried
+        tuned = {"learning_rate": rate, "dropout": dropout, "epochs": options.epochs}
+        train = arms.demo(seed, arm.changes, tuned)
         key = {"patients": options.patients, "seed": seed}
         return arms.kept(options.work, key, arm, train, cohorts[seed], options.any_code)
 
     first = next(iter(cohorts))
-    rate = min(rates, key=lambda rate: at(rate, first).valid_nll)
-    runs = [at(rate, seed) for seed in cohorts]
+    chosen = min(product(options.rates, options.dropouts), key=lambda tried: at(tried, first).valid_nll)
+    runs = [at(chosen, seed) for seed in cohorts]
     own = Judged.of([run.log_prob for run in runs], list(cohorts.values()))
     if not arm.ruled:
-        return Row(arm.title, None, own, rate, runs)
+        return Row(arm.title, None, own, chosen, runs)
     ruled = [run.ruled for run in runs if run.ruled is not None]
-    return Row(arm.title, own, Judged.of(ruled, list(cohorts.values())), rate, runs)
-
-
-def changes_of(options: argparse.Namespace) -> dict[str, int]:
-    return {"epochs": options.epochs} if options.epochs else {}
+    return Row(arm.title, own, Judged.of(ruled, list(cohorts.values())), chosen, runs)
 
 
 # --- Markdown ----------------------------------------------------------------------------------
@@ -151,8 +148,9 @@ def changes_of(options: argparse.Namespace) -> dict[str, int]:
 
 CAPTION = """\
 {command}: {patients:,} patients a seed, seeds {seeds}, each a cohort and a training of its own. Every model
-that trains goes through the same loop; its learning rate is the best of {rates} on the first seed's
-validation split, its epoch the best of all on each seed's. {test:,} test patients in all. *As published* is
+that trains goes through the same loop for {epochs} epochs; its learning rate is the best of {rates} and its
+dropout of {dropouts} on the first seed's validation split, its epoch the best on each seed's.
+{test:,} test patients in all. *As published* is
 the plain softmax or count; *ruled* gives codes of the visit so far no probability, as generation does, and
 is free for everybody. Gap: from the demographic unigram as published (0 %) to the exact optimum (100 %).
 *Above this model*: nats per code, both ruled, paired by patient, 95 % bootstrap over the patients of all
@@ -166,15 +164,17 @@ def markdown(rows: Sequence[Row], optimum: Judged, options: argparse.Namespace) 
         command=f"`python -m benchmarks.comparison{chosen}`",
         patients=options.patients,
         seeds=", ".join(map(str, options.seeds)),
+        epochs=options.epochs,
         rates=", ".join(f"{rate:.0e}" for rate in options.rates),
+        dropouts=", ".join(map(str, options.dropouts)),
         test=len(optimum.nats),
         other_code=arms.of_other_code(run for row in rows for run in row.runs),
     )
     lines = [
         caption,
         "",
-        "| distribution | parameters | rate | NLL as published | gap | NLL ruled | gap | above this model"
-        " | by seed | CPU s |",
+        "| distribution | parameters | rate, dropout | NLL as published | gap | NLL ruled | gap"
+        " | above this model | by seed | CPU s |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(line(row, ours) for row in rows),
         f"| exact optimum | | | | | {optimum.nll:.3f} | 100 % | {cohort.above(optimum, ours)} | |",
@@ -185,7 +185,7 @@ def markdown(rows: Sequence[Row], optimum: Judged, options: argparse.Namespace) 
 
 def line(row: Row, ours: Judged | None) -> str:
     size = f"{row.runs[0].parameters:,}" if row.runs else ""
-    rate = f"{row.rate:.0e}" if row.rate else ""
+    rate = f"{row.chosen[0]:.0e}, {row.chosen[1]}" if row.chosen else ""
     seconds = f"{sum(run.seconds for run in row.runs) / len(row.runs):.0f}" if row.runs else ""
     return (
         f"| {row.title} | {size} | {rate} | {nll_and_gap(row.plain)} | {nll_and_gap(row.ruled)}"
@@ -204,8 +204,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare models of records; print a Markdown table.")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--patients", type=int, default=5_000, help="of all three splits of a seed")
-    parser.add_argument("--epochs", type=int, help="in place of the demo's")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of every model that trains")
     parser.add_argument("--rates", nargs="+", type=float, default=list(RATES), help="learning rates tried")
+    parser.add_argument("--dropouts", nargs="+", type=float, default=list(DROPOUTS), help="dropouts tried")
     parser.add_argument("--arms", nargs="*", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("results/comparison"), help="where runs are kept")
@@ -223,7 +224,7 @@ def main(given: Sequence[str] | None = None) -> None:
     }
     splits = list(cohorts.values())
     rows = counted(splits)
-    rows += [trained(ARMS[name], cohorts, options.rates, options) for name in options.arms]
+    rows += [trained(ARMS[name], cohorts, options) for name in options.arms]
     optimum = Judged.of([one.optimum.log_prob for one in splits if one.optimum], splits)
     text = markdown(rows, optimum, options)
     print(text)

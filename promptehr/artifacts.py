@@ -182,17 +182,20 @@ def read_table(
     """
     _require(path)
     try:
+        # Dictionaries are asked for by name: the file must be known to have the columns.
+        _check_schema(path, pq.read_schema(path), schema)
         with pq.ParquetFile(
             path, page_checksum_verification=True, read_dictionary=list(dictionaries)
         ) as file:
-            _check_schema(path, file.schema.to_arrow_schema(), schema)
             names = list(columns) if columns is not None else None
             # Arrow cannot read a nested dictionary over a row group's end (ArrowNotImplementedError).
             groups = range(file.num_row_groups if dictionaries else 0)
             parts = [file.read_row_group(n, columns=names) for n in groups] or [file.read(columns=names)]
             return pa.concat_tables(parts).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
-        raise ArtifactError(f"{path}: damaged Parquet file; delete it and rerun its stage") from error
+        raise ArtifactError(
+            f"{path}: damaged Parquet file; delete it and give the same command again"
+        ) from error
 
 
 def _metadata(schema: schemas.Table) -> dict[str, str]:
@@ -237,7 +240,7 @@ def read_json(path: Path, document: schemas.Document) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, OSError) as error:
-        raise ArtifactError(f"{path}: not valid JSON; delete it and rerun its stage") from error
+        raise ArtifactError(f"{path}: not valid JSON; delete it and give the same command again") from error
     found = (content.get("format"), content.get("format_version")) if isinstance(content, dict) else None
     if found != (document.name, document.version):
         raise ArtifactError(
@@ -285,7 +288,7 @@ def write_sealed(
         "key": {"settings": assignments(stage, settings), "code": provenance.code(stage)},
         "inputs": dict(zip(inputs, digests, strict=False)),
         "files": {
-            file.relative_to(path.parent).as_posix(): digest
+            relative(file, path.parent): digest
             for file, digest in zip(files, digests[len(inputs) :], strict=True)
         },
     }
@@ -302,10 +305,17 @@ def open_sealed(path: Path, document: schemas.Document, stage: str, *files: Path
     if content.get("stage") != stage:
         raise ArtifactError(f"{path}: written by stage {content.get('stage')}, expected {stage}")
     for file in files:
-        name = os.path.relpath(file, path.parent).replace(os.sep, "/")
-        if content["files"].get(name) != sha256(file):
-            raise ArtifactError(f"{file}: does not match {path}; rerun {stage}, they are not of one run")
+        if content.get("files", {}).get(relative(file, path.parent)) != sha256(file):
+            raise ArtifactError(
+                f"{file}: does not match {path}; rerun {stage}, they are not of one run: give the same"
+                f" command with --forcerun {stage}"
+            )
     return content
+
+
+def relative(file: Path, folder: Path) -> str:
+    """A file's name as a seal in the folder records it, however the two are spelt."""
+    return Path(os.path.relpath(file, folder)).as_posix()
 
 
 # --- ledgers -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ that the stage table names, when that subcommand runs.
 import importlib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -162,12 +163,49 @@ def _run_stage(stage: Stage, options: Mapping[str, Any]) -> None:
     module = importlib.import_module(stage.module)
     inputs = module.Inputs(**_files(stage.inputs, options))
     outputs = module.Outputs(**_files(stage.outputs, options))
+    _check_files(stage, options)
     logger.info("%s starts", stage.name)
     runtime = [_runtime(options)] if stage.runtime else []
     written = [options[name] for name in stage.outputs]
     with nullcontext() if stage.resumes else locks.outputs(written):
         module.run(inputs, outputs, settings, *runtime)
     logger.info("%s is done", stage.name)
+
+
+def _check_files(stage: Stage, options: Mapping[str, Any]) -> None:
+    """Refuse outputs that are each other, an input, or not beside the one that seals them.
+
+    Raises:
+        SettingsError: naming the options.
+    """
+    places: dict[Path, str] = {}
+    for name in stage.inputs:
+        given = options[name.rstrip("?*")] or ()
+        for path in given if name.endswith("*") else [given] if given else []:
+            places[_place(path)] = name.rstrip("?*")
+    seal = _place(options[stage.outputs[-1]])
+    for name in stage.outputs:
+        path = _place(options[name])
+        option = _option(name)
+        if path in places:
+            raise SettingsError(
+                f"{option} {options[name]}: is {_option(places[path])} too; name another file"
+            )
+        places[path] = name
+        if seal.parent not in path.parents:
+            raise SettingsError(
+                f"{option} {options[name]}: expected in the folder of {_option(stage.outputs[-1])}"
+                f" {options[stage.outputs[-1]]}; name a file there"
+            )
+
+
+def _place(path: Path) -> Path:
+    """Where it lies, links followed; links that lead nowhere or in a circle are the stage's business."""
+    return Path(os.path.realpath(path))
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _files(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ subcommands take as arguments. Reads no files and knows no stage code.
 
 import difflib
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from promptehr.errors import SettingsError
 from promptehr.stage_table import BY_NAME
@@ -465,7 +467,7 @@ ExperimentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 class Settings(Section):
     """All of config.yaml."""
 
-    results_dir: Annotated[str, Field(pattern=r"^[^{}]+$")] = "results"
+    results_dir: Annotated[str, Field(pattern=r"^[^{}<>]+$"), AfterValidator(os.path.normpath)] = "results"
     """Folder of all artifacts, logs and benchmarks; relative to the working folder."""
     source: Source = Source()
     simulate: Simulate = Simulate()
@@ -663,13 +665,22 @@ def _one_line(model: type[Section], error: ValidationError, prefix: str) -> str:
     key = ".".join([prefix, *path] if prefix else path) or "settings"
     if first["type"] == "extra_forbidden":
         message = f"{key}: unknown setting{_suggestion(path[-1], _fields(model, path[:-1]))}"
+        if path[0] == "experiments" and len(path) == 3:
+            message += f"; an experiment changes keys of {', '.join(Overrides.model_fields)}"
     elif first["type"] == "value_error":
-        message = f"{key}: {first['ctx']['error']}"
+        said = str(first["ctx"]["error"])
+        message = said if said.startswith(f"{key}.") else f"{key}: {said}"
     elif first["input"] is None:
         message = f"{key}: empty; give it a value or delete the line to get the default"
     elif first["type"] == "string_pattern_mismatch":
         name = key.removesuffix(".[key]")
         message = f"{name}: must match {first['ctx']['pattern']}, got {_seen(first['input'])}; correct it"
+    elif path[-1] == "[key]":
+        message = (
+            f"{key.removesuffix('.[key]')}: a name is text, got {_seen(first['input'])}; put it in quotes"
+        )
+    elif first["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        message = f"{key}: expected keys below it, got {_seen(first['input'])}"
     else:
         message = f"{key}: {first['msg']}, got {_seen(first['input'])}"
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
@@ -678,8 +689,10 @@ def _one_line(model: type[Section], error: ValidationError, prefix: str) -> str:
 def _seen(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a section" if isinstance(value, dict) else "a list"
-    hint = " as text (write 1.0e-4, not 1e-4)" if isinstance(value, str) and _is_number(value) else ""
-    return f"{value!r}{hint}"
+    if not isinstance(value, str) or not _is_number(value):
+        return f"{value!r}"
+    is_power = re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value)
+    return f"{value!r} as text ({'write 1.0e-4, not 1e-4' if is_power else 'leave the quotes out'})"
 
 
 def _is_number(text: str) -> bool:

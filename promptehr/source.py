@@ -30,11 +30,7 @@ def find(folder: Path, kind: str) -> dict[str, Path]:
 
 
 def _found(folder: Path, kind: str) -> dict[str, Path]:
-    if set(str(folder)) & set("{}"):
-        raise InputError(
-            f"source.path: {folder} has a brace, which Snakemake takes for a wildcard; rename the folder or"
-            " name a link to it"
-        )
+    _refuse_wildcards(str(folder), "source.path")
     if not folder.is_dir():
         raise InputError(f"source.path: {folder} is not a folder; name the one that holds the source's CSVs")
     below = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.lower() == HOSPITAL]
@@ -52,10 +48,33 @@ def existing(path: str, setting: str) -> str:
     """The path itself.
 
     Raises:
-        InputError: if there is no such file.
+        InputError: if there is no such file, or Snakemake would take a part of its name for another.
     """
+    _refuse_wildcards(path, setting)
     if not Path(path).is_file():
         raise InputError(f"{setting}: {path} is no file; correct the path or delete the line")
+    return path
+
+
+def _refuse_wildcards(path: str, setting: str) -> None:
+    if found := sorted(set(path) & set("{}<>")):
+        raise InputError(
+            f"{setting}: {path} has {' and '.join(found)} in its name, which Snakemake takes for a wildcard;"
+            " rename it or name a link to it"
+        )
+
+
+def results_folder(path: Path) -> Path:
+    """The folder itself.
+
+    Raises:
+        InputError: if something else has its name, or that of a folder above it.
+    """
+    for place in (path, *path.parents):
+        if place.is_dir():
+            return path
+        if place.exists() or place.is_symlink():
+            raise InputError(f"results_dir: {place} is no folder; name a folder, or rename what is there")
     return path
 
 

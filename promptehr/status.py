@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from promptehr import artifacts, seals
+from promptehr import artifacts, schemas, seals
+from promptehr.errors import ArtifactError
 from promptehr.seals import Job
 from promptehr.settings import run_key_settings
 from promptehr.source import find
@@ -36,6 +37,8 @@ PRODUCED = {
     "model": ("train", "model"),
     "synthetic": ("generate", "synthetic.parquet"),
 }
+# What the report reads of a stage besides its seal.
+REPORTED = {"vocabulary": "vocabulary.json", "train": "history.jsonl", "generate": "synthetic.parquet"}
 # Files of a checkpoint that training may start from.
 OF_BART = ("config.json", "model.safetensors")
 
@@ -74,11 +77,20 @@ def _own(job: Job) -> Status:
     if recorded is None:
         is_there = job.seal.is_file()
         return Status(job, "stale" if is_there else "missing", "its seal cannot be read" if is_there else "")
-    gone = [name for name in recorded["files"] if not (job.seal.parent / name).is_file()]
-    if gone:
-        return Status(job, "missing", f"{gone[0]} is gone")
-    differing = [*_key_differences(job, recorded["key"]), *_input_differences(job, recorded["inputs"])]
+    if gone := _gone(job):
+        return Status(job, "missing", f"{gone[0].relative_to(job.seal.parent)} is gone")
+    differing = [
+        *_key_differences(job, recorded["key"]),
+        *_input_differences(job, recorded["inputs"]),
+    ]
     return Status(job, "stale" if differing else "fresh", "; ".join(differing))
+
+
+def _gone(job: Job) -> list[Path]:
+    """The files that the seal names and that are not there; the seal itself if it is not."""
+    recorded = seals.read(job.seal)
+    named = [job.seal] if recorded is None else [job.seal.parent / name for name in recorded["files"]]
+    return [path for path in named if not path.is_file()]
 
 
 def _key_differences(job: Job, recorded: Mapping[str, Any]) -> Iterator[str]:
@@ -101,6 +113,21 @@ def _input_differences(job: Job, recorded: Mapping[str, str]) -> Iterator[str]:
         is_newer = path.exists() and (job.stage.name == "ingest" or _changed_at(path) > sealed)
         if is_newer and artifacts.sha256(path) != recorded[name]:
             yield f"{path} changed"
+        if name == "index" and path.exists():
+            yield from (f"{shard} changed" for shard in _replaced_shards(path, since=sealed))
+
+
+def _replaced_shards(index: Path, *, since: int) -> Iterator[Path]:
+    """Shards that are newer and not what the index says: whoever reads the index reads them too."""
+    try:
+        content = artifacts.read_json(index, schemas.INDEX)
+    except ArtifactError:
+        return  # its own stage is stale then
+    for shard in (shard for split in content["splits"].values() for shard in split):
+        path = index.parent / shard["path"]
+        is_newer = path.is_file() and path.stat().st_mtime_ns > since
+        if is_newer and artifacts.sha256(path) != shard["sha256"]:
+            yield path
 
 
 def inputs(job: Job, recorded: Mapping[str, str]) -> dict[str, Path]:
@@ -157,7 +184,8 @@ def _runs(jobs: Sequence[Job], own: Mapping[Job, Status]) -> dict[Job, Job | Non
         size = len(runs)
         for job in jobs:
             if job in runs:
-                runs |= {b: None for b in before[job] if own[b].state == "missing" and b not in runs}
+                missing = [b for b in before[job] if own[b].state == "missing" and b not in runs]
+                runs |= {b: None for b in missing if _is_needed(b, job)}
             elif follows := [b for b in before[job] if b in runs]:
                 runs[job] = None if own[job].state == "missing" else follows[0]
     return runs
@@ -173,6 +201,19 @@ def _before(job: Job, jobs: Sequence[Job]) -> list[Job]:
     ]
 
 
+def _is_needed(missing: Job, job: Job) -> bool:
+    """Whether something that a job reads of a missing one is gone."""
+    folder, stage = missing.seal.parent, missing.stage.name
+    if job.stage.name == "report":
+        read = [missing.seal, *([folder / REPORTED[stage]] if stage in REPORTED else [])]
+    else:
+        read = [path for path in inputs(job, {}).values() if folder in path.parents]
+        # The seal of simulate is the process, which is an input like any other.
+        read += [missing.seal] if stage != "simulate" else []
+    gone = _gone(missing)
+    return any(not path.exists() or path in gone or any(path in g.parents for g in gone) for path in read)
+
+
 def _told(job: Job, own: Status, because: Mapping[Job, Job | None], all_own: Mapping[Job, Status]) -> Status:
     if job.stage.resumes and job in because and not any(o in because for o in _before(job, list(all_own))):
         newest = _checkpoint(job)
@@ -185,19 +226,30 @@ def _told(job: Job, own: Status, because: Mapping[Job, Job | None], all_own: Map
         name = " ".join(filter(None, [followed.stage.name, followed.experiment]))
         return Status(job, "stale", f"follows {name}")
     if own.state == "missing" and job not in because:
-        return Status(job, "missing", f"{own.reason or 'nothing needs it'}; made again when something does")
+        return Status(
+            job, "missing", f"{own.reason or 'nothing that runs needs it'}; made again when something does"
+        )
     return own
 
 
 def _checkpoint(job: Job) -> str | None:
-    """The newest checkpoint of the run that would be trained now."""
+    """The newest checkpoint of the run that would be trained now, also where another run moved it aside."""
     folder = job.seal.parent / "checkpoints"
-    read = inputs(job, {})
     try:
-        found = json.loads((folder / "key.json").read_bytes())
-        data = {name: artifacts.sha256(path) for name, path in read.items()}
-    except (OSError, ValueError):
+        data = {name: artifacts.sha256(path) for name, path in inputs(job, {}).items()}
+    except ArtifactError:
         return None
     key = {"settings": run_key_settings(job.settings), "data": data, "code": dict(job.key.code)}
-    steps = sorted(path.name for path in folder.glob("step-*"))
-    return steps[-1] if steps and found == key else None
+    for owner in (folder / "key.json", *folder.glob("superseded-*/key.json")):
+        steps = sorted(path.name for path in owner.parent.glob("step-*") if path.name[5:].isdigit())
+        if steps and _holds(owner, key):
+            return steps[-1]
+    return None
+
+
+def _holds(path: Path, content: Mapping[str, Any]) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return bool(found == content)

@@ -6,6 +6,8 @@ Knows texts only; which admission of a patient decides is `stages/records`' busi
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import polars as pl
+
 # The 41 texts of MIMIC-III v1.4, the 33 of MIMIC-IV v2 and v3 (27 of them the same) and the one more
 # of its v1. A text goes to the group it names; places of birth that name no
 # group (PORTUGUESE, SOUTH AMERICAN, CARIBBEAN ISLAND, MIDDLE EASTERN) go to OTHER.
@@ -61,3 +63,8 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "UNKNOWN/NOT SPECIFIED": "UNKNOWN",
     }
 )
+
+
+def tidy(column: str) -> pl.Expr:
+    """The texts as the table writes them: upper case, single spaces."""
+    return pl.col(column).str.strip_chars().str.to_uppercase().str.replace_all(r"\s+", " ")

@@ -24,7 +24,15 @@ NEWLINE, QUOTE, COMMA, CR = b'\n",\r'
 MARK = codecs.BOM_UTF8.decode()
 LONGEST_NAME = 60  # of a column, as errors show it
 LINE_ENDS = "save the file with LF or CRLF line ends"
-OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ":": "colons"}
+OTHER_SEPARATORS = {
+    ";": "semicolons",
+    "\t": "tabs",
+    "|": "vertical bars",
+    ":": "colons",
+    "^": "carets",
+    "\x01": "control characters (Ctrl-A)",
+    " ": "spaces",
+}
 
 Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
@@ -162,6 +170,8 @@ def _missing(text: str, missing: list[str], names: list[str], needed: tuple[str,
         parts = {part.strip(' "\n').upper() for part in text.split(separator)}
         if len(parts & set(needed)) > len(set(names) & set(needed)):
             return f"columns are separated by {words}, expected commas; export it as comma-separated values"
+    if len(names) == 1 and set(names[0].split(",")) & set(needed):
+        return "every record is one field in quotes; take off the quotes around the lines"
     columns = ", ".join(missing)
     return (
         f"header has no column {columns}; expected {', '.join(needed)} in any order and letter case;"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from promptehr import icd9
+from promptehr import icd9, icd10
 from promptehr.errors import InputError
 
 MAX_ID = 2**40 - 1
@@ -19,7 +19,7 @@ BLANKS = ("", "NULL", "NA", "N/A", "#N/A", "NAN", "NAT", "<NA>", "NONE", "\\N")
 # Year 0000, which MySQL writes for no date, is none: Python's calendar begins with year 1.
 ISO_TIME = (
     r"(?-u)^(?:[1-9]\d{3}|0[1-9]\d\d|00[1-9]\d|000[1-9])-\d{2}-\d{2}"
-    r"(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,6})?)?)?$"
+    r"(?:[ T](?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d{1,9})?)?)?$"
 )
 TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S%.f")
 # 03/11/2150, 3.11.50, 11-MAR-2150, 2150/03/11, and the day numbers spreadsheets count from 1900.
@@ -30,6 +30,10 @@ SPREADSHEET_TIME = (
 
 DOTTED = r"^(?:(?:\d{3}|V\d{2})\.\d{0,2}|E\d{3}\.\d?)$"
 """A code as printed in books; a dot anywhere else is not formatting and makes it malformed."""
+
+
+MALFORMED = "code malformed"
+ICD10 = f"{icd10.WELL_FORMED}|{icd10.DOTTED}"
 
 
 def text_of(column: str) -> str:
@@ -75,7 +79,7 @@ def looks_whole(column: str) -> pl.Expr:
 
 
 def times(texts: pl.Series) -> pl.Series:
-    """Times written year first, to the microsecond; a date alone is its midnight, anything else null."""
+    """Times written year first, cut to the microsecond; a date alone is its midnight, anything else null."""
     texts = texts.str.strip_chars()
     texts = pl.select(pl.when(texts.str.contains(ISO_TIME)).then(texts)).to_series()
     found = texts.str.to_datetime(TIME_FORMATS[0], time_unit="us", strict=False)
@@ -106,7 +110,7 @@ def refuse_spreadsheet_times(odd: pl.DataFrame, path: Path, *columns: str) -> No
         if found.height:
             raise InputError(
                 f"{path}: record {found.item(0, 'record')}, column {column.upper()} holds a spreadsheet date"
-                f" ({found.height} such records), expected YYYY-MM-DD HH:MM:SS; export it as text like that"
+                f" ({found.height} in all), expected YYYY-MM-DD HH:MM:SS; export it as text like that"
             )
 
 
@@ -125,11 +129,15 @@ def codes(texts: pl.Series) -> pl.DataFrame:
     listed = list(icd9.listed())
     digits = pl.col("text").str.strip_chars().str.replace(".", "", literal=True)
     frame = shaped(texts, icd9.WELL_FORMED, DOTTED).with_columns(digits=digits)
+    like_ten = pl.col("text").str.strip_chars().str.to_uppercase().str.contains(f"(?-u){ICD10}")
     zeros = [pl.concat_str(pl.lit(zeros), "digits").is_in(listed) for zeros in ("0", "00")]
     known = pl.col("code").is_in(listed).fill_null(value=False)
     numeric = pl.col("digits").str.contains(r"(?-u)^\d{1,5}$").fill_null(value=False)
     return frame.sort("code", "text", nulls_last=True).select(
-        *("text", "code", "refused", "changed"),
+        *("text", "code", "changed"),
+        refused=pl.when((pl.col("refused") == MALFORMED) & like_ten)
+        .then(pl.lit(f"{MALFORMED}, of ICD-10's shape"))
+        .otherwise("refused"),
         numeric=numeric,
         zero=numeric & pl.col("digits").str.starts_with("0"),
         rank=pl.col("code").rank("dense").cast(pl.Int64),
@@ -155,7 +163,7 @@ def shaped(texts: pl.Series, well_formed: str, dotted: str) -> pl.DataFrame:
         blank=pl.col("tidy").is_null() | pl.col("tidy").is_in(BLANKS), bare=bare.otherwise("tidy")
     )
     formed = pl.col("bare").str.contains(f"(?-u){well_formed}") & ~pl.col("blank")
-    refused = pl.when("blank").then(pl.lit("code missing")).when(~formed).then(pl.lit("code malformed"))
+    refused = pl.when("blank").then(pl.lit("code missing")).when(~formed).then(pl.lit(MALFORMED))
     return frame.select(
         "text",
         code=pl.when(formed).then("bare"),

@@ -67,7 +67,10 @@ def _no_id(column: str) -> tuple[tuple[str | None, str], ...]:
 NO_CODES = tuple((text, "code missing") for text in (None, "NULL", " ", "NaN"))
 # A letter for a digit, a dot in the wrong place, ICD-10, too long, a word; none of digits alone,
 # which would look like lost zeros.
-BAD_CODES = tuple((text, "code malformed") for text in ("4O19", "4.019", "I10", "V586122", "none given"))
+BAD_CODES = (
+    *((text, "code malformed") for text in ("4O19", "4.019", "none given")),
+    *((text, "code malformed, of ICD-10's shape") for text in ("I10", "V586122")),
+)
 
 ADDED = (
     Added("repeated_patients", "patients", "repeats an earlier record of the same subject_id"),

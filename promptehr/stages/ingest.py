@@ -5,7 +5,7 @@ types, letter case and the dot of codes. Ages, visits and groups are made in `re
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from promptehr import artifacts, schemas
 from promptehr.errors import InputError
 from promptehr.ingestion import content, mimic3, mimic4, values
 from promptehr.ingestion.diagnoses import judge_diagnoses
+from promptehr.ingestion.ethnicity import tidy
 from promptehr.ingestion.kind import Births, Coding, Kind
 from promptehr.ingestion.rules import Judged, id_reasons, reject, usable_id
 from promptehr.ingestion.table import RECORD, SourceTable, read, words
@@ -110,7 +111,7 @@ def judge_patients(source: SourceTable, births: Births) -> Judged:
     suspect = ~usable_id("subject_id") | pl.col("birth").is_null()
     rows, rejects = reject(rows, source.odd, suspect, {**id_reasons("subject_id"), **births.reasons})
     rows = rows.select(RECORD, "subject_id", "birth", "birth_resolution", gender="sex")
-    rows, repeated = _reject_repeated(source, rows, "subject_id")
+    rows, repeated = _reject_repeated(source, rows, "subject_id", ("birth", "birth_resolution", "gender"))
     unknown = rows.filter(gender="UNKNOWN").height
     return Judged(rows, pl.concat([rejects, repeated]), {"gender not M or F, kept as UNKNOWN": unknown})
 
@@ -162,8 +163,14 @@ def judge_admissions(source: SourceTable, patients: pl.DataFrame, ethnicity: str
         "ethnicity missing": pl.col("ethnicity").is_null(),
     }
     columns = ("hadm_id", "subject_id", "admitted", "discharged", "ethnicity")
-    rows, repeated = _reject_repeated(source, rows.select(RECORD, *facts_of(facts), *columns), "hadm_id")
-    return Judged(rows.sort("hadm_id"), pl.concat([rejects, repeated]), _count(rows, facts))
+    # What records takes for the same group of people is the same word here.
+    word = tidy("ethnicity").alias("word")
+    rows = rows.select(RECORD, *columns, word, *facts_of(facts))
+    told = ("subject_id", "admitted", "discharged", "word")
+    rows, repeated = _reject_repeated(source, rows, "hadm_id", told)
+    return Judged(
+        rows.select(RECORD, *columns).sort("hadm_id"), pl.concat([rejects, repeated]), _count(rows, facts)
+    )
 
 
 def refuse_lost_zeros(source: SourceTable, coding: Coding, max_share: float) -> None:
@@ -255,22 +262,31 @@ def _count(rows: pl.DataFrame, facts: Mapping[str, pl.Expr]) -> dict[str, int]:
     return {name: int(rows.get_column(name).sum()) for name in facts}
 
 
-def _reject_repeated(source: SourceTable, rows: pl.DataFrame, key: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Rows once each; identical repetitions are rejected.
+def _reject_repeated(
+    source: SourceTable, rows: pl.DataFrame, key: str, told: Sequence[str]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Rows once each; repetitions are rejected.
+
+    Args:
+        source: Named in errors.
+        rows: With `record`.
+        key: The id.
+        told: What rows of one id must agree on. Of rows that do, the first by all other columns stays, so
+            that the order of the file decides nothing.
 
     Raises:
         InputError: if two rows of one id say different things, because either may be wrong.
     """
-    content = [name for name in rows.columns if name != RECORD]
     twice = rows.filter(pl.col(key).is_duplicated())
-    once = twice.unique(content, keep="first", maintain_order=True)
-    contradicting = once.filter(~pl.col(key).is_first_distinct())
+    versions = twice.group_by(key, *told).agg(pl.col(RECORD).min()).sort(RECORD)
+    contradicting = versions.filter(~pl.col(key).is_first_distinct())
     if contradicting.height:
-        record = contradicting.item(0, RECORD)
         raise InputError(
-            f"{source.path}: record {record} contradicts an earlier record of the same {key.upper()}"
-            f" ({contradicting.height} such records); keep the true one"
+            f"{source.path}: record {contradicting.item(0, RECORD)} contradicts an earlier record of the same"
+            f" {key.upper()} ({contradicting.height} in all); keep the true one"
         )
+    others = [name for name in rows.columns if name not in (RECORD, key, *told)]
+    once = twice.sort(*others, RECORD).unique(key, keep="first", maintain_order=True)
     repeated = twice.join(once, on=RECORD, how="anti")
     reason = pl.lit(f"repeats an earlier record of the same {key}")
     return rows.filter(~pl.col(RECORD).is_in(repeated[RECORD].implode())), repeated.select(

@@ -199,7 +199,7 @@ def groups_of(stays: pl.DataFrame) -> pl.DataFrame:
         by a vertical bar where there are several, else null.
     """
     texts = stays["ethnicity"]
-    tidy = pl.Series("text", names_of(texts), pl.String).to_frame().select(_tidy("text")).to_series()
+    tidy = pl.Series("text", names_of(texts), pl.String).to_frame().select(ethnicity.tidy("text")).to_series()
     groups = tidy.replace_strict(ethnicity.GROUPS, default="UNKNOWN", return_dtype=pl.String)
     groups = pl.concat([groups, pl.Series(["UNKNOWN"])])  # where nothing is stated
     places = texts.to_physical().cast(pl.Int64).fill_null(len(tidy)).to_numpy()
@@ -328,18 +328,13 @@ def facts(kept: pl.DataFrame) -> dict[str, int]:
 def ethnicity_facts(admissions: pl.DataFrame, candidates: pl.DataFrame) -> dict[str, dict[str, int]]:
     """Admissions by text that is in no group, and patients by groups their admissions disagree on."""
     counts = admissions.group_by("ethnicity").len().drop_nulls().cast({"ethnicity": pl.String})
-    counts = counts.with_columns(_tidy("ethnicity"))
+    counts = counts.with_columns(ethnicity.tidy("ethnicity"))
     unmapped = counts.filter(~pl.col("ethnicity").is_in(list(ethnicity.GROUPS)))
     conflicts = candidates["conflict"].drop_nulls().value_counts()
     return {
         "unmapped": _sorted(unmapped.group_by("ethnicity").agg(pl.col("len").sum())),
         "conflicts": _sorted(conflicts),
     }
-
-
-def _tidy(column: str) -> pl.Expr:
-    """Upper case, single spaces."""
-    return pl.col(column).str.strip_chars().str.to_uppercase().str.replace_all(r"\s+", " ")
 
 
 def _codes_in(records: pl.DataFrame) -> int:

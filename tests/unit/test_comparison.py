@@ -267,6 +267,9 @@ def test_the_table_has_a_row_per_distribution_and_runs_are_kept(
         "1",
         "--rates",
         "2e-3",
+        "--dropouts",
+        "0.2",
+        "0.3",
         "--arms",
         "lstm",
         "ours",
@@ -279,7 +282,7 @@ def test_the_table_has_a_row_per_distribution_and_runs_are_kept(
     assert rows == [f"| {title}" for title in ("distribution", *titles)]
     assert len({line.count("|") for line in first.splitlines() if line.startswith("|")}) == 1
     assert page.read_text() == f"{comparison.BEGIN}\n{first.rstrip()}\n{comparison.END}\n"
-    assert len(list((tmp_path / "work").glob("*.npz"))) == 4
+    assert len(list((tmp_path / "work").glob("*.npz"))) == 6
     comparison.main(given)
     assert capsys.readouterr().out == first
 

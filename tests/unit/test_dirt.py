@@ -121,6 +121,7 @@ def test_every_reason_of_ingest_is_planted(dirty: Path) -> None:
                 "subject_id differs from the admission's",
                 "code missing",
                 "code malformed",
+                "code malformed, of ICD-10's shape",
                 "code repeated in its admission",
             },
             {"code normalised (dot, letter case, space)", "seq_num missing or unreadable"},

@@ -71,10 +71,20 @@ def test_every_key_has_a_meaning(stage: Stage) -> None:
         ("train: {epochs: true}", "train.epochs: Input should be a valid integer, got True"),
         ("train: {learning_rate: .nan}", "train.learning_rate: Input should be a finite number, got nan"),
         ("records: {seed: [1]}", "records.seed: Input should be a valid integer, got a list"),
-        ("records: 1", "records: Input should be a valid dictionary or instance of Records, got 1"),
+        ("records: 1", "records: expected keys below it, got 1"),
         ("records: {split: {train: 0.9}}", "records.split: train + valid + test must be 1"),
         ("train: {shape: {heads: 7}}", "train.shape: width must be a multiple of heads (7)"),
-        ("source: {kind: mimic3}", "source: source.path: a folder is needed when source.kind is mimic3"),
+        ("source: mimic3", "source: expected keys below it, got 'mimic3'"),
+        (
+            "train: {seed: '2'}",
+            "train.seed: Input should be a valid integer, got '2' as text (leave the quotes",
+        ),
+        ("experiments: {2: {}}", "experiments.2: a name is text, got 2; put it in quotes"),
+        (
+            "experiments: {x: {records: {seed: 2}}}",
+            "experiments.x.records: unknown setting; an experiment changes keys of train, generate",
+        ),
+        ("source: {kind: mimic3}", "source.path: a folder is needed when source.kind is mimic3"),
         (
             "report: {small_counts: no}",
             "report.small_counts: Input should be 'auto', 'mask' or 'show', got False",
@@ -89,8 +99,8 @@ def test_every_key_has_a_meaning(stage: Stage) -> None:
             "experiments.a.train.epohcs: unknown setting; did you mean epochs?",
         ),
         ("experiments: {a: {generate: {top_p: 2}}}", "experiments.a.generate.top_p: Input should be less"),
-        ("results_dir: ''", "results_dir: must match ^[^{}]+$, got ''; correct it"),
-        ("results_dir: 'a{b}'", "results_dir: must match ^[^{}]+$, got 'a{b}'; correct it"),
+        ("results_dir: ''", "results_dir: must match ^[^{}<>]+$, got ''; correct it"),
+        ("results_dir: 'a{b}'", "results_dir: must match ^[^{}<>]+$, got 'a{b}'; correct it"),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_key_seen_and_expected(text: str, message: str) -> None:

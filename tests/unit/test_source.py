@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from promptehr.errors import InputError
-from promptehr.source import existing, find
+from promptehr.source import existing, find, results_folder
 
 
 def folder(path: Path, *names: str) -> Path:
@@ -83,9 +83,21 @@ def test_a_path_that_the_system_refuses_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_folder_whose_name_would_be_a_wildcard_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "{x}").mkdir()
-    with pytest.raises(InputError, match=r"^source.path: .*/\{x\} has a brace, which Snakemake takes for"):
-        find(tmp_path / "{x}", "mimic3")
+    for name, signs in (("{x}", r"\{ and \}"), ("a<b>c", "< and >")):
+        (tmp_path / name).mkdir()
+        with pytest.raises(InputError, match=rf"^source.path: .* has {signs} in its name, which Snakemake"):
+            find(tmp_path / name, "mimic3")
+    with pytest.raises(InputError, match=r"^train.init_from: a<b has < in its name"):
+        existing("a<b", "train.init_from")
+
+
+def test_a_results_folder_that_is_something_else_is_named(tmp_path: Path) -> None:
+    assert results_folder(tmp_path / "new" / "results") == tmp_path / "new" / "results"
+    folder(tmp_path, "file")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link", "file/results"):
+        with pytest.raises(InputError, match=rf"results_dir: {tmp_path}/(file|link) is no folder"):
+            results_folder(tmp_path / name)
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -203,7 +203,10 @@ def test_an_interrupted_training_is_resumable(tmp_path: Path) -> None:
     settings = made(tmp_path)
     job(settings, "train", "base").seal.unlink()
     checkpointed(settings, 5, 10)
-    assert states(settings)["train base"] == ("missing", "nothing needs it; made again when something does")
+    assert states(settings)["train base"] == (
+        "missing",
+        "nothing that runs needs it; made again when something does",
+    )
     needed = states(changed(settings, generate={"seed": 2}))
     assert needed["train base"] == ("resumable", "continues after step-00000010")
     assert states(changed(settings, train={"dropout": 0.2}, generate={"seed": 2}))["train base"] == (

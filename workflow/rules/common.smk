@@ -17,7 +17,7 @@ from promptehr.errors import PromptEHRError
 from promptehr.seals import jobs, stale_copies
 from promptehr.settings import assignments, for_experiment
 from promptehr.settings import parse as settings_from
-from promptehr.source import existing, find
+from promptehr.source import existing, find, results_folder
 from promptehr.stage_table import BY_NAME
 
 # Logs and benchmarks tell of patients too: what this process and its jobs make is private.
@@ -44,7 +44,7 @@ def checked(function, *arguments):
 SETTINGS = checked(settings_from, config)
 EXPERIMENTS = {name: for_experiment(SETTINGS, name) for name in SETTINGS.experiments}
 WITH_MODEL = [name for name, settings in EXPERIMENTS.items() if settings.generate.method == "model"]
-RESULTS = Path(SETTINGS.results_dir)
+RESULTS = checked(results_folder, Path(SETTINGS.results_dir))
 JOBS = jobs(SETTINGS)
 
 
