@@ -10,7 +10,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -97,11 +97,11 @@ def bodies(path: Path, texts: Iterable[bytes], columns: int) -> Iterator[Body]:
     records, wanted = 0, 0
     held: list[bytes] = []
     # Looked at ahead, as if each piece began with a record, which those of most files do.
-    looked_at = in_threads(lambda text: (text, _plain(text, columns)), texts)
-    for (text, plain), is_last in _with_last(looked_at):
-        if plain is not None and not any(held):
-            yield Body(text, records, *plain)
-            records += plain[0]
+    looked_at = in_threads(lambda text: (text, _whole(path, text, columns)), texts)
+    for (text, whole), is_last in _with_last(looked_at):
+        if whole is not None and not any(held):
+            yield replace(whole, before=records)
+            records += whole.records
             continue
         held.append(text)
         if sum(map(len, held)) < wanted and not is_last:
@@ -132,6 +132,18 @@ def _with_last(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
         before = piece
     if before is not None:
         yield before, True
+
+
+def _whole(path: Path, text: bytes, columns: int) -> Body | None:
+    """A piece that is whole records with nothing wrong in it; None where the pieces before it decide."""
+    if (plain := _plain(text, columns)) is not None:
+        return Body(text, 0, *plain)
+    marks = _marks(text)
+    try:
+        _check_quotes(path, marks, 0)
+        return _body(path, marks, text, columns, 0) if text.endswith(b"\n") and _is_closed(marks) else None
+    except InputError:
+        return None  # it is raised with the record's number when those before it are counted
 
 
 def _body(path: Path, marks: "_Marks", content: bytes, columns: int, before: int) -> Body:
@@ -247,6 +259,10 @@ def _marks(content: bytes) -> _Marks:
     return _Marks(
         text, quotes, returns, delimiters[: len(delimiters) - behind], ends, inside[inside <= until]
     )
+
+
+def _is_closed(marks: _Marks) -> bool:
+    return len(marks.quotes) % 2 == 0
 
 
 def _check_quotes(path: Path, marks: _Marks, before: int) -> None:

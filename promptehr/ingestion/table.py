@@ -111,7 +111,7 @@ def read(
 
 def words(pieces: Sequence[pl.DataFrame], name: str) -> Words:
     """The distinct texts of one column."""
-    distinct = pl.concat(piece[name].unique() for piece in pieces).unique()
+    distinct = pl.concat(in_threads(lambda piece: piece[name].unique(), pieces)).unique()
     table = pl.DataFrame({"text": distinct.cast(pl.String), "physical": distinct.to_physical()})
     table = table.sort("text", nulls_last=True).with_row_index("place")
     known = table.drop_nulls("text")
@@ -120,8 +120,10 @@ def words(pieces: Sequence[pl.DataFrame], name: str) -> Words:
     physical[numbers] = known["place"].to_numpy()
     physical[-1] = table.height - 1
     found = Words(table["text"], np.zeros(table.height, np.int64), physical)
-    for piece in pieces:
-        found.rows[:] += np.bincount(found.places(piece[name]), minlength=table.height)
+    for rows in in_threads(
+        lambda piece: np.bincount(found.places(piece[name]), minlength=table.height), pieces
+    ):
+        found.rows[:] += rows
     return found
 
 

@@ -166,7 +166,9 @@ def codes_of(visits: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.Series:
     """The codes of all visits, in their order; within a visit in the order of the diagnoses."""
     sizes = visits["size"].to_numpy()
     before = np.cumsum(sizes) - sizes
-    rows = np.repeat(visits["start"].to_numpy() - before, sizes) + np.arange(sizes.sum())
+    # In the four bytes that polars counts rows by: a negative distance wraps around, and so does its sum.
+    rows = np.repeat((visits["start"].to_numpy() - before).astype(np.uint32), sizes)
+    rows += np.arange(len(rows), dtype=np.uint32)
     return diagnoses["code"].gather(rows)
 
 

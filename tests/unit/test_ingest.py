@@ -377,7 +377,7 @@ def test_every_diagnosis_row_has_one_outcome(tmp_path: Path) -> None:
         (4, "code missing"),
         (5, "code missing"),
         (6, "code malformed"),
-        (7, "code malformed"),
+        (7, "code malformed, of ICD-10's shape"),
         (8, "code malformed"),
         (9, "unknown admission"),
         (10, "subject_id differs from the admission's"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from promptehr import cli
+from promptehr import artifacts, cli, schemas
 from promptehr.source import find
 from tests.source_builders import SPLITS, TABLES, all_records
 
@@ -205,6 +205,10 @@ REFUSED: dict[str, tuple[bytes | str, str]] = {
     "CR CR LF": (PLAIN.replace("\n", "\r\r\n"), "holds a CR that ends no line"),
     "semicolons": (PLAIN.replace(",", ";"), "separated by semicolons"),
     "tabs": (PLAIN.replace(",", "\t"), "separated by tabs"),
+    "spaces": (PLAIN.replace(",", " "), "separated by spaces"),
+    "carets": (PLAIN.replace(",", "^"), "separated by carets"),
+    "Ctrl-A, as Hive writes": (PLAIN.replace(",", "\x01"), "separated by control characters (Ctrl-A)"),
+    "whole lines in quotes": (re.sub(r"(.+)", r'"\1"', PLAIN), "every record is one field in quotes"),
     "semicolons after a header of commas": (HEAD + "1;7001;8001;1;4019\n", "record 1 has 1 fields"),
     "a line before the header": ("sep=,\n" + PLAIN, "header has no column SUBJECT_ID"),
     "no header": (ROWS["DIAGNOSES_ICD"], "header has no column SUBJECT_ID"),
@@ -348,6 +352,8 @@ def test_an_id_of_a_diagnosis_is_rejected(
         "2150-01-01 10:00",
         "2150-01-01 10:00:00.0",
         "2150-01-01 10:00:00.123456",
+        "2150-01-01 10:00:00.1234567",  # as SQL Server's datetime2 is written
+        "2150-01-01 10:00:00.123456789",
         " 2150-01-01 10:00:00 ",
         "2150-01-01",
     ],
@@ -438,6 +444,7 @@ def test_a_code_is_normalised(
     ("text", "reason"),
     [
         *((blank, "code missing") for blank in BLANK),
+        *((text, "code malformed, of ICD-10's shape") for text in ("I10", "J45.909", "s72.001a", "E88")),
         *(
             (text, "code malformed")
             for text in (
@@ -449,13 +456,10 @@ def test_a_code_is_normalised(
                 "'0389",
                 '"=""0389"""',
                 "4O19",
-                "I10",
-                "J45.909",
                 "401-9",
                 "4.019E+03",
                 "999999",
                 "V1",
-                "E88",
                 "0",
                 "-",
                 "\u200b0389",
@@ -535,6 +539,7 @@ def test_an_age_is_capped_or_impossible(
     [
         ("PATIENTS", "3,7001.0, f ,2100-01-01\n", "subject_id"),
         ("ADMISSIONS", "3,7001,8001,2150-01-01T10:00,2150-01-05 12:00,WHITE\n", "hadm_id"),
+        ("ADMISSIONS", "3,7001,8001,2150-01-01 10:00,2150-01-05 12:00,white\n", "hadm_id"),
     ],
 )
 def test_a_row_that_says_the_same_in_other_words_is_dropped(
@@ -543,6 +548,22 @@ def test_a_row_that_says_the_same_in_other_words_is_dropped(
     found = accepted(tmp_path, capsys, **{name: HEADERS[name] + ROWS[name] + row})
     assert found.rejected(name.lower()) == {f"repeats an earlier record of the same {key}": 1}
     assert found.visits == VISITS
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_of_repetitions_the_order_of_the_file_decides_nothing(
+    turn: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Spellings of a group of people, and a discharge that is blank or unreadable, are no contradiction."""
+    first, second, *_ = ROWS["ADMISSIONS"].splitlines()
+    first = first.replace("2150-01-05 12:00:00", "")
+    same = [first, first.replace("WHITE", "White "), first.replace(",,WHITE", ",later,white")]
+    content = "\n".join([HEADERS["ADMISSIONS"].rstrip(), *same[::turn], second, ""])
+    found = accepted(tmp_path, capsys, ADMISSIONS=content)
+    assert found.rejected("admissions") == {"repeats an earlier record of the same hadm_id": 2}
+    assert found.noted("admissions") == {}
+    table = artifacts.read_table(tmp_path / "results/ingest/admissions.parquet", schemas.ADMISSIONS)
+    assert table["ethnicity"].to_pylist() == ["WHITE", "ASIAN"]
 
 
 @pytest.mark.parametrize(
@@ -650,3 +671,54 @@ def test_a_million_equal_rows_are_one(tmp_path: Path, capsys: pytest.CaptureFixt
     found = accepted(tmp_path, capsys, *FORGIVING, DIAGNOSES_ICD=HEAD + "1,7001,8001,1,4019\n" * 1_000_000)
     assert found.rejected("diagnoses") == {"code repeated in its admission": 999_999}
     assert found.visits == {7001: [["4019"]]}
+
+
+# --- the files that are named ------------------------------------------------------------------
+
+
+def ingested(folder: Path, out: Path, **others: str) -> int:
+    """Status of ingest, with some of its options in place of the usual ones."""
+    files = {name: str(path) for name, path in find(folder, "mimic3").items()}
+    files |= {f"{name}-table": str(out / f"{name}.parquet") for name in TABLES[:3]}
+    files |= {"rejects": str(out / "rejects.parquet"), "ledger": str(out / "ledger.json"), **others}
+    words = (word for name, path in files.items() for word in (f"--{name}", path))
+    return cli.run(["ingest", *words, "--log", str(out.parent / "log")])
+
+
+def test_outputs_may_be_spelt_in_two_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = source(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert ingested(folder, tmp_path / "out", ledger="out/../out/ledger.json") == 0
+    sealed = artifacts.read_json(tmp_path / "out/ledger.json", schemas.LEDGER)["files"]
+    assert sorted(sealed) == sorted(f"{name}.parquet" for name in TABLES)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"patients-table": "{source}/PATIENTS.csv"}, "--patients-table .*/PATIENTS.csv: is --patients too"),
+        ({"patients-table": "{out}/admissions.parquet"}, "--admissions-table .*: is --patients-table too"),
+        ({"rejects": "{out}/../rejects.parquet"}, "--rejects .*: expected in the folder of --ledger"),
+    ],
+)
+def test_outputs_that_cannot_be_written_beside_each_other_are_refused(
+    others: dict[str, str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = source(tmp_path), tmp_path / "out"
+    before = (folder / "PATIENTS.csv").read_bytes()
+    given = {name: text.format(source=folder, out=out) for name, text in others.items()}
+    assert ingested(folder, out, **given) == 2
+    assert re.match(f"promptehr: {message}.*; name (another file|a file there)\n$", capsys.readouterr().err)
+    assert (folder / "PATIENTS.csv").read_bytes() == before
+    assert written(out) == []
+
+
+def test_a_table_in_the_place_of_another_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made, split = tmp_path / "results/ingest", tmp_path / "results/records"
+    accepted(tmp_path, capsys)
+    tables = {"patients": "admissions", "admissions": "patients", "diagnoses": "diagnoses"}
+    words = [w for name, other in tables.items() for w in (f"--{name}-table", str(made / f"{other}.parquet"))]
+    words += [w for name in SPLITS for w in (f"--{name}", str(split / f"{name}.parquet"))]
+    words += ["--ingest-ledger", str(made / "ledger.json"), "--ledger", str(split / "ledger.json")]
+    assert cli.run(["records", *words, "--log", str(tmp_path / "log")]) == 2
+    assert "patients.parquet: holds schema patients version 1, expected admissions" in capsys.readouterr().err

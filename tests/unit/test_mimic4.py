@@ -187,7 +187,7 @@ def test_every_diagnosis_row_has_one_outcome(tmp_path: Path) -> None:
         (6, "code malformed"),
         (7, "code malformed"),
         (8, "code missing"),
-        (9, "code malformed"),
+        (9, "code malformed, of ICD-10's shape"),
         (11, "code missing"),
         (12, "icd_version missing"),
         (13, "icd_version is not 9 or 10"),
