@@ -110,8 +110,14 @@ def left_behind(folder: Path) -> list[Job]:
 
     A run that has the results folder to itself and has submitted nothing yet finds here what a
     killed one left.
+
+    Raises:
+        SettingsError: if SLURM does not say: what was left might be trained a second time.
     """
-    return _jobs(folder, UNFINISHED) or []
+    jobs = _jobs(folder, UNFINISHED)
+    if jobs is None:
+        raise SettingsError("squeue: SLURM does not answer; give the same command again when it does")
+    return jobs
 
 
 def wait_for(jobs: Collection[Job], folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:

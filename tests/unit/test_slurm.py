@@ -102,6 +102,14 @@ def test_only_the_jobs_of_this_folder_are_left_behind(
     assert str(jobs[1]) == "job 21 (rule_train base, running)"
 
 
+def test_a_queue_that_does_not_answer_is_no_empty_queue(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with_answers(monkeypatch, tmp_path, {})
+    with pytest.raises(SettingsError, match=r"^squeue: SLURM does not answer; give the same command again"):
+        slurm.left_behind(FOLDER)
+
+
 def test_waiting_ends_when_the_jobs_have_left_the_queue(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """States of artifacts and their reasons, on made-up artifacts under real seals."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from promptehr import artifacts, seals, status
+from promptehr import artifacts, schemas, seals, status
 from promptehr.seals import Job, jobs, stale_copies
 from promptehr.settings import Settings, parse, run_key_settings
 
@@ -157,6 +158,54 @@ def test_a_deleted_intermediate_is_missing_and_what_it_led_to_stays_fresh(tmp_pa
     assert needed["vocabulary"] == ("stale", "follows records")
 
 
+@pytest.mark.parametrize(
+    ("gone", "stage"),
+    [
+        ("train/base/model/model.safetensors", "train base"),
+        ("simulate/PATIENTS.csv", "simulate"),
+        ("ingest/patients.parquet", "ingest"),
+        ("shards/train/00000.parquet", "shards"),
+    ],
+)
+def test_a_report_needs_only_what_it_reads(tmp_path: Path, gone: str, stage: str) -> None:
+    settings = made(tmp_path)
+    (tmp_path / "results" / gone).unlink()
+    name = gone.removeprefix(f"{stage.replace(' ', '/')}/")
+    assert states(changed(settings, report={"title": "Other"})) == {
+        stage: ("missing", f"{name} is gone; made again when something does"),
+        "report": ("stale", 'report.title: "Synthetic patients" -> "Other"'),
+    }
+
+
+@pytest.mark.parametrize(
+    "gone", ["train/base/history.jsonl", "train/base/summary.json", "simulate/process.json"]
+)
+def test_a_report_brings_back_what_it_reads(tmp_path: Path, gone: str) -> None:
+    settings = changed(made(tmp_path), report={"title": "Other"})
+    (tmp_path / "results" / gone).unlink()
+    assert len(states(settings)) > 4
+
+
+def test_a_replaced_shard_makes_its_readers_stale(tmp_path: Path) -> None:
+    settings = made(tmp_path)
+    shards = job(settings, "shards")
+    shard = {"path": "train/00000.parquet", "sha256": hashlib.sha256(b"00000.parquet").hexdigest()}
+    head = {"format": schemas.INDEX.name, "format_version": schemas.INDEX.version}
+    for clock, one in enumerate(jobs(settings)):
+        write(one, clock, **{"index.json": json.dumps({**head, "splits": {"train": [shard]}})})
+    assert states(settings) == {}
+    path = shards.seal.parent / "train/00000.parquet"
+    path.write_text("another")
+    reason = ("stale", f"{path} changed")
+    found = states(settings)
+    assert {name for name, state in found.items() if state == reason} == {
+        "train base",
+        "generate base",
+        "generate unigram",
+        "evaluate_likelihood base",
+    }
+
+
 def test_a_new_experiment_is_missing_and_the_report_is_stale(tmp_path: Path) -> None:
     settings = made(tmp_path)
     added = {**TWO["experiments"], "bigram": {"generate": {"method": "bigram"}}}
@@ -213,6 +262,19 @@ def test_an_interrupted_training_is_resumable(tmp_path: Path) -> None:
         "missing",
         "",
     )
+
+
+def test_a_run_that_was_moved_aside_is_resumable_when_its_key_is_back(tmp_path: Path) -> None:
+    settings = made(tmp_path)
+    train = job(settings, "train", "base")
+    train.seal.unlink()
+    checkpointed(settings, 5)
+    folder = train.seal.parent / "checkpoints"
+    (folder / "superseded-0123456789ab").mkdir()
+    for name in ("step-00000005", "key.json"):
+        (folder / name).rename(folder / "superseded-0123456789ab" / name)
+    needed = states(changed(settings, generate={"seed": 2}))
+    assert needed["train base"] == ("resumable", "continues after step-00000005")
 
 
 def test_more_epochs_of_a_stopped_run_are_resumable(tmp_path: Path) -> None:

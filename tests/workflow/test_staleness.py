@@ -34,6 +34,14 @@ def test_a_finished_run_is_not_stale(finished: Checkout) -> None:
     assert finished.stale() == {}
 
 
+@pytest.mark.parametrize("spelt", ["results/tiny/", "./results/tiny", "results//x/../tiny"])
+def test_a_results_folder_is_the_same_however_it_is_spelt(finished: Checkout, spelt: str) -> None:
+    same = finished.with_settings(f"results_dir: {spelt}")
+    assert same.stale() == {}
+    changed = finished.with_settings(f"results_dir: {spelt}\nrecords: {{min_age: 18.0}}\n")
+    assert changed.stale() == {"records": 1, **AFTER_RECORDS}
+
+
 @pytest.mark.parametrize(
     ("settings", "reason", "stale"),
     [

@@ -294,7 +294,7 @@ def stop_if_cancelled():
 
 def wait_for_left_behind():
     """Let the jobs of a killed run end before their stages are judged: no stage runs twice."""
-    jobs = slurm.left_behind(Path.cwd())
+    jobs = checked(slurm.left_behind, Path.cwd())
     if jobs:
         print(
             f"a killed run left {', '.join(map(str, jobs))}; waiting for the end"
