@@ -155,7 +155,8 @@ class Records(Section):
     split: Split = Split()
     """Shares of the three splits."""
     min_age: Annotated[float, Field(ge=0.0, le=120.0)] = 0.0
-    """Years at first admission below which a patient is left out; 18 leaves adults only."""
+    """Smallest age at the first visit in years of 365.2425 days; 18 leaves adults only, to the day: a
+    birthday may count as the day before it."""
     age_cap: Annotated[float, Field(ge=89.0, le=120.0)] = 90.0
     """Years that ages over 89, which MIMIC hides, are set to."""
     newborns: Literal["keep", "drop"] = "keep"
