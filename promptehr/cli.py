@@ -20,7 +20,7 @@ import typer
 
 from promptehr import locks, provenance
 from promptehr.errors import PromptEHRError, SettingsError
-from promptehr.settings import Runtime, from_assignments, runtime_from
+from promptehr.settings import Runtime, from_assignments, meanings, runtime_from
 from promptehr.stage_table import STAGES, Stage
 
 logger = logging.getLogger("promptehr")
@@ -142,8 +142,8 @@ def _file_parameter(name: str, use: str) -> inspect.Parameter:
 def _runtime_parameters() -> list[inspect.Parameter]:
     # Values stay text up to the settings model, which says what is wrong with them.
     return [
-        _parameter(name, str | None, typer.Option(help=field.description), None)
-        for name, field in Runtime.model_fields.items()
+        _parameter(name, str | None, typer.Option(help=text), None)
+        for name, text in meanings(Runtime).items()
     ]
 
 

@@ -5,11 +5,16 @@ validated values into the strings `section.key=<canonical JSON>` that rules carr
 subcommands take as arguments. Reads no files and knows no stage code.
 """
 
+import ast
 import difflib
+import inspect
 import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -30,12 +35,31 @@ class Section(BaseModel):
         frozen=True,
         strict=True,
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         defer_build=True,
     )
 
 
 S = TypeVar("S", bound=Section)
+
+
+@cache
+def meanings(model: type[Section]) -> Mapping[str, str]:
+    """The docstring below each field of a section, by the field's name.
+
+    Read off the source when somebody asks: pydantic would do so whenever the settings are imported, and
+    every start of Snakemake would wait for it.
+    """
+    tree = ast.parse(Path(__file__).read_text("utf-8"))
+    [body] = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == model.__name__)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
 
 
 class Source(Section):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from promptehr.settings import Settings
+from promptehr.settings import Section, Settings, meanings
 
 SCHEMA = Path("workflow/schemas/config.schema.json")
 PAGE = Path("docs/settings.md")
@@ -40,12 +40,12 @@ def main(arguments: list[str]) -> int:
 
 def schema() -> str:
     """The JSON schema of config.yaml."""
-    return json.dumps(Settings.model_json_schema(by_alias=True), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(_tree(), indent=1, ensure_ascii=False) + "\n"
 
 
 def page() -> str:
     """A table per section, in pipeline order."""
-    tree = Settings.model_json_schema(by_alias=True)
+    tree = _tree()
     sections = {name: _resolved(node, tree) for name, node in tree["properties"].items()}
     loose = {name: node for name, node in sections.items() if "properties" not in node}
     tables = [_table("Top level", _rows(loose, tree, ""))]
@@ -54,6 +54,17 @@ def page() -> str:
             rows = _rows(node["properties"], tree, f"{name}.")
             tables.append(_table(f"`{name}`", rows, node.get("description", "")))
     return "\n".join([HEAD, *tables])
+
+
+def _tree() -> dict[str, Any]:
+    """pydantic's schema with the meaning of every field."""
+    tree: dict[str, Any] = Settings.model_json_schema(by_alias=True)
+    for model in Section.__subclasses__():
+        node = tree if model is Settings else tree["$defs"][model.__name__]
+        for name, text in meanings(model).items():
+            key = model.model_fields[name].alias or name
+            node["properties"][key] = dict(sorted({**node["properties"][key], "description": text}.items()))
+    return tree
 
 
 def _table(title: str, rows: Iterator[tuple[str, str, str, str]], text: str = "") -> str:

@@ -15,6 +15,7 @@ from promptehr.settings import (
     for_experiment,
     from_assignments,
     leaves,
+    meanings,
     merge,
     parse,
     runtime_from,
@@ -57,7 +58,7 @@ def test_the_page_shows_default_range_and_meaning() -> None:
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_every_key_has_a_meaning(stage: Stage) -> None:
     section = type(getattr(Settings(), stage.section))
-    assert [name for name, field in section.model_fields.items() if not field.description] == []
+    assert list(meanings(section)) == list(section.model_fields)
 
 
 @pytest.mark.parametrize(
