@@ -1,17 +1,13 @@
 """The checkpoints of one training run: whole or not at all, checked before use, never lost twice.
 
-    checkpoints/key.json              settings, data and code of the run that owns the folder
     checkpoints/step-00001200/        model.safetensors, state.pt, state.json, manifest.json
     checkpoints/weights-00000800/     model.safetensors, manifest.json: the best epoch, or the one to publish
-    checkpoints/superseded-<key>/     the last run with another key; it comes back when its key does
-    checkpoints/lease.json            who is writing (see `lease`)
 
 A folder is written under a temporary name, flushed and renamed; its manifest holds the sha256 of
 its files. Nothing is pickled: weights are safetensors, the optimiser's state is read with
 `weights_only`. Knows tensors and plain values, not the loop.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -88,7 +84,7 @@ class Checkpoints:
 
     def newest(self, *, at_most: int) -> Saved | None:
         """The newest whole checkpoint up to a step; damaged ones are skipped with a warning."""
-        for path in reversed(_folders(self.folder, "step")):
+        for path in reversed(folders(self.folder, "step")):
             if _step_of(path) <= at_most and (saved := self._read(path)) is not None:
                 return saved
         return None
@@ -100,9 +96,9 @@ class Checkpoints:
             ArtifactError: if it is missing or damaged.
         """
         path = self.folder / name
-        saved = self._read(path) if path in _folders(self.folder, "step") else None
+        saved = self._read(path) if path in folders(self.folder, "step") else None
         if saved is None:
-            there = ", ".join(p.name for p in _folders(self.folder, "step")) or "none"
+            there = ", ".join(p.name for p in folders(self.folder, "step")) or "none"
             raise ArtifactError(f"{path}: not a whole checkpoint; there are: {there}")
         return saved
 
@@ -187,107 +183,16 @@ class Checkpoints:
         Damaged ones count for nothing. Those of later steps stay: a run that went further before
         `stop_after_epochs` was lowered goes on from them when it is raised again.
         """
-        whole = [path for path in _folders(self.folder, "step") if path not in self._damaged]
+        whole = [path for path in folders(self.folder, "step") if path not in self._damaged]
         done = [path for path in whole if _step_of(path) <= step]
         kept = {*done[-self.keep :], *whole[len(done) :]}
         needed = {_name("weights", step) for path in kept for step in _needs(path)}
-        for path in _folders(self.folder, "step"):
+        for path in folders(self.folder, "step"):
             if path not in kept:
                 shutil.rmtree(path)
-        for path in _folders(self.folder, "weights"):
+        for path in folders(self.folder, "weights"):
             if path.name not in needed:
                 shutil.rmtree(path)
-
-
-# --- the run -----------------------------------------------------------------------------------
-
-
-def claim(folder: Path, key: Mapping[str, Any], *, may_start_over: bool = True) -> None:
-    """Make the folder this run's: what another run left is moved aside and named in a warning.
-
-    What this run left when another one moved it aside comes back.
-
-    Args:
-        folder: The checkpoints folder.
-        key: `settings` (list of section.key=value), `data` and `code` (name to hash).
-        may_start_over: Whether another run's folder may be claimed.
-
-    Raises:
-        ArtifactError: if it is another run's and may not be.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=artifacts.PRIVATE_FOLDER)
-    owner, own = folder / "key.json", folder / _superseded(key)
-    found = _read_key(owner)
-    if found == key:
-        return
-    if any(_run_of(path) == digest(key) for path in _folders(folder, "step")):
-        logger.warning("%s: damaged; the checkpoints say that they are this run's, so it is made anew", owner)
-    elif found is not None or _folders(folder, "step"):
-        differing = ", ".join(_differing(found or {}, key)) or "settings"
-        if not may_start_over and not own.is_dir():
-            raise ArtifactError(
-                f"{folder}: belongs to a run with other {differing}; put that back, or resume with auto,"
-                " which starts over"
-            )
-        target = _supersede(folder, found, keep=own)
-        after = "this run's own come back" if own.is_dir() else "training starts over"
-        logger.warning(
-            "%s: belongs to a run with other %s; moved to %s, %s", folder, differing, target.name, after
-        )
-    if own.is_dir():
-        for path in _run_files(own):
-            path.rename(folder / path.name)
-        shutil.rmtree(own)
-    artifacts.write_bytes(owner, artifacts.json_bytes(key))
-
-
-def digest(key: Mapping[str, Any]) -> str:
-    """A run's key as one word."""
-    return hashlib.sha256(artifacts.json_bytes(key)).hexdigest()
-
-
-def _read_key(path: Path) -> Mapping[str, Any] | None:
-    try:
-        found: Mapping[str, Any] = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _superseded(key: Mapping[str, Any] | None) -> str:
-    return f"superseded-{digest(key or {})[:12]}"
-
-
-def _supersede(folder: Path, key: Mapping[str, Any] | None, *, keep: Path) -> Path:
-    """Move a run's files into one folder named by its key, in place of those before but the one to keep.
-
-    The key goes last: a move that was cut short goes on where it was.
-    """
-    target = folder / _superseded(key)
-    for old in folder.glob("superseded-*"):
-        if old not in (keep, target):
-            shutil.rmtree(old)
-    target.mkdir(mode=artifacts.PRIVATE_FOLDER, exist_ok=True)
-    for path in _run_files(folder):
-        if (there := target / path.name).is_dir():
-            shutil.rmtree(there)
-        path.rename(there)
-    return target
-
-
-def _run_files(folder: Path) -> Iterator[Path]:
-    """What belongs to a run, its key last."""
-    for pattern in ("step-*", "weights-*", "timing.jsonl", "history.jsonl", "key.json"):
-        yield from list(folder.glob(pattern))
-
-
-def _differing(found: Mapping[str, Any], key: Mapping[str, Any]) -> list[str]:
-    """What differs between two keys: settings by name, data and code by name."""
-    settings = set(found.get("settings", [])) ^ set(key["settings"])
-    names = {text.partition("=")[0] for text in settings}
-    for part in ("data", "code"):
-        names |= {name for name, _ in dict(found.get(part, {})).items() ^ dict(key[part]).items()}
-    return sorted(names)
 
 
 # --- tensors -----------------------------------------------------------------------------------
@@ -325,7 +230,7 @@ def _name(kind: str, step: int) -> str:
     return f"{kind}-{step:08d}"
 
 
-def _folders(folder: Path, kind: str) -> list[Path]:
+def folders(folder: Path, kind: str) -> list[Path]:
     """The run's folders of a kind in the order of their steps; a person's copies have other names."""
     return sorted(
         (path for path in folder.glob(f"{kind}-*") if re.fullmatch(r"\d{8,}", path.name[len(kind) + 1 :])),
@@ -349,7 +254,7 @@ def _finish_replacing(folder: Path) -> None:
         shutil.rmtree(begun)
 
 
-def _run_of(path: Path) -> str | None:
+def run_of(path: Path) -> str | None:
     """The digest of the run that a checkpoint says it is of; None where it is not whole."""
     if not _is_whole(path):
         return None

@@ -27,6 +27,7 @@ from promptehr.model import (
     loop,
     objective,
     offsets,
+    ownership,
     pretrained,
     promptbart,
     publish,
@@ -76,8 +77,8 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
         stores = {name: read_store(inputs.index, name, vocabulary, where) for name in ("train", "valid")}
         check(stores, train)
         with checkpoint.writing(folder), lease.held(folder) as held, signals.watched() as asked:
-            checkpoint.claim(folder, key, may_start_over=runtime.resume == "auto")
-            checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=checkpoint.digest(key))
+            ownership.claim(folder, key, may_start_over=runtime.resume == "auto")
+            checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=ownership.digest(key))
             model = start(stores["train"], vocabulary, train)
             state = start_or_resume(
                 checkpoints, model, stores["train"], inputs.init_from, train, runtime, where

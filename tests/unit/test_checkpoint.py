@@ -21,7 +21,7 @@ from tokenizers.models import WordLevel
 from torch import nn
 
 from promptehr.errors import ArtifactError, BusyError
-from promptehr.model import checkpoint, lease, signals
+from promptehr.model import checkpoint, lease, ownership, signals
 from promptehr.model.checkpoint import Checkpoints, Saved
 
 KEY = {"settings": ["train.seed=1"], "data": {"index": "a"}, "code": {"promptehr.model.loop": "b"}}
@@ -354,9 +354,9 @@ def tied(seed: int) -> nn.Sequential:
 
 
 def test_the_same_key_keeps_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     Checkpoints(tmp_path, keep=1).save(saved(5))
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     assert names(tmp_path) == ["key.json", "step-00000005"]
     assert caplog.text == ""
 
@@ -364,32 +364,32 @@ def test_the_same_key_keeps_the_folder(tmp_path: Path, caplog: pytest.LogCapture
 def test_another_key_moves_the_old_run_aside_and_names_what_differs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     Checkpoints(tmp_path, keep=1).save(saved(5))
     other = {
         "settings": ["train.seed=2"],
         "data": {"index": "z"},
         "code": {"promptehr.model.loop": "b", "promptehr.model.new": "c"},
     }
-    checkpoint.claim(tmp_path, other)
+    ownership.claim(tmp_path, other)
     assert "a run with other index, promptehr.model.new, train.seed; moved to superseded-" in caplog.text
     [first] = tmp_path.glob("superseded-*")
     assert names(first) == ["key.json", "step-00000005"]
 
 
 def test_a_run_comes_back_with_its_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     Checkpoints(tmp_path, keep=1).save(saved(5))
     other, third = ({**KEY, "settings": [f"train.seed={seed}"]} for seed in (7, 8))
-    checkpoint.claim(tmp_path, other)
+    ownership.claim(tmp_path, other)
     Checkpoints(tmp_path, keep=1).save(saved(8))
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     assert "this run's own come back" in caplog.text
     [aside] = tmp_path.glob("superseded-*")
     assert names(tmp_path) == ["key.json", "step-00000005", aside.name]
     assert names(aside) == ["key.json", "step-00000008"]
     assert json.loads((tmp_path / "key.json").read_bytes()) == KEY
-    checkpoint.claim(tmp_path, third)
+    ownership.claim(tmp_path, third)
     [last] = tmp_path.glob("superseded-*")
     assert names(last) == ["key.json", "step-00000005"]
 
@@ -398,8 +398,8 @@ def test_a_run_comes_back_with_its_key(tmp_path: Path, caplog: pytest.LogCapture
 def test_a_move_that_was_cut_short_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
-    checkpoint.claim(tmp_path, KEY)
-    checkpoints = Checkpoints(tmp_path, keep=3, run=checkpoint.digest(KEY))
+    ownership.claim(tmp_path, KEY)
+    checkpoints = Checkpoints(tmp_path, keep=3, run=ownership.digest(KEY))
     for step in (5, 10):
         checkpoints.save(saved(step))
     other = {**KEY, "settings": ["train.seed=7"]}
@@ -415,19 +415,19 @@ def test_a_move_that_was_cut_short_goes_on(
         with monkeypatch.context() as patched:
             patched.setattr(Path, "rename", cut_short)
             with pytest.raises(KeyboardInterrupt):
-                checkpoint.claim(tmp_path, key)
-        checkpoint.claim(tmp_path, key)
+                ownership.claim(tmp_path, key)
+        ownership.claim(tmp_path, key)
     [aside] = tmp_path.glob("superseded-*")
     assert names(tmp_path) == ["key.json", "step-00000005", "step-00000010", aside.name]
     assert names(aside) == ["key.json"]
 
 
 def test_a_run_that_may_not_start_over_leaves_another_s_folder(tmp_path: Path) -> None:
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     Checkpoints(tmp_path, keep=1).save(saved(5))
     other = {**KEY, "settings": ["train.seed=7"]}
     with pytest.raises(ArtifactError, match=r"belongs to a run with other train\.seed; put that back"):
-        checkpoint.claim(tmp_path, other, may_start_over=False)
+        ownership.claim(tmp_path, other, may_start_over=False)
     assert names(tmp_path) == ["key.json", "step-00000005"]
 
 
@@ -435,11 +435,11 @@ def test_a_run_that_may_not_start_over_leaves_another_s_folder(tmp_path: Path) -
 def test_a_damaged_key_does_not_lose_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
 ) -> None:
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     whole = (tmp_path / "key.json").read_bytes()
-    Checkpoints(tmp_path, keep=1, run=checkpoint.digest(KEY)).save(saved(5))
+    Checkpoints(tmp_path, keep=1, run=ownership.digest(KEY)).save(saved(5))
     (tmp_path / "key.json").write_bytes(damage)
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     assert names(tmp_path) == ["key.json", "step-00000005"]
     assert (tmp_path / "key.json").read_bytes() == whole
     assert "key.json: damaged" in caplog.text
@@ -447,7 +447,7 @@ def test_a_damaged_key_does_not_lose_the_run(
 
 def test_checkpoints_without_a_key_are_not_trusted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Checkpoints(tmp_path, keep=1).save(saved(5))
-    checkpoint.claim(tmp_path, KEY)
+    ownership.claim(tmp_path, KEY)
     assert list(tmp_path.glob("step-*")) == []
     assert "moved to superseded-" in caplog.text
 
