@@ -78,7 +78,7 @@ def outputs(files: Sequence[Path], *, wait_s: float = WAIT_S) -> Iterator[None]:
         _wait_for(file, seal, wait_s)
         _sign(file)
         for path in files:
-            _drop_temporaries(path)
+            drop_temporaries(path)
         yield
 
 
@@ -94,7 +94,7 @@ def _wait_for(file: TextIO, seal: Path, wait_s: float) -> None:
         time.sleep(POLL_S)
 
 
-def _drop_temporaries(path: Path) -> None:
+def drop_temporaries(path: Path) -> None:
     """Remove the dot-files and folders in which a killed job wrote this output."""
     inside = path.glob(".*.????????") if path.is_dir() else ()
     for left in [*path.parent.glob(f".{path.name}.????????"), *inside]:

@@ -54,7 +54,7 @@ class Saved:
 
 
 class Checkpoints:
-    """A run's folder, which must be this process's own (see `lease`).
+    """A run's folder, which must be this process's own (see `lease`); what a kill left half done is mended.
 
     `run` is the digest of the run's key, written into every checkpoint.
     """

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import transformers
 
-from promptehr import artifacts, provenance, schemas, tokens
+from promptehr import artifacts, locks, provenance, schemas, tokens
 from promptehr.errors import ArtifactError, NonFiniteError, SettingsError
 from promptehr.model import (
     checkpoint,
@@ -362,6 +362,8 @@ def publish_all(
         parameters=parameters,
         vocabulary=vocabulary,
     )
+    for path in (outputs.history, outputs.summary):
+        locks.drop_temporaries(path)
     files = publish.publish(outputs.model, state.model, vocabulary, card)
     artifacts.write_bytes(outputs.history, history_lines(state.history))
     artifacts.write_sealed(

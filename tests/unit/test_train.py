@@ -235,8 +235,9 @@ stage.run(inputs, outputs(Path(sys.argv[2])), tiny_settings(), Runtime(device="c
 def test_what_a_kill_leaves_of_a_half_published_model_is_cleared(
     inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    for left in (tmp_path / ".model" / "model.safetensors", tmp_path / "model" / ".config.json.a1b2c3"):
-        left.parent.mkdir(parents=True)
+    half = (".model/model.safetensors", "model/.config.json.a1b2c3", ".summary.json.a1b2c3d4")
+    for left in (tmp_path / name for name in half):
+        left.parent.mkdir(parents=True, exist_ok=True)
         left.write_bytes(b"half")
     stage.run(inputs, outputs(tmp_path), tiny_settings(), CPU)
     assert published(tmp_path) == undisturbed
