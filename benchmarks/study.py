@@ -28,7 +28,8 @@ from benchmarks.comparison import PROMPT_ONLY, gpt2_with_ours
 MARKS = ("<!-- study.py begins -->", "<!-- study.py ends -->")
 MARKS_OF_SOURCE = ("<!-- study.py --source begins -->", "<!-- study.py --source ends -->")
 DEFAULT = "default"
-# A hundred patients are few steps an epoch.
+# Fewer patients are fewer steps: the demo's warm-up would be the whole of the training.
+SMALL = {"warmup_steps": 20}
 OF_SOURCE = {"epochs": 40, "batch_patients": 8, "learning_rate": 1.0e-3, "warmup_steps": 20}
 
 
@@ -72,11 +73,11 @@ ROWS: Mapping[str, Arm] = {
 
 CAPTION = """\
 `python -m benchmarks.study{chosen}`: {train:,} training, {valid} validation and {test:,} test
-patients a seed, {epochs} epochs; seeds {seeds}, each a cohort and a training of its own, {patients} test
-patients in all. Smaller than the demo on purpose: read differences, not levels. The epoch is chosen on the
-validation split, nothing else is tuned. NLL per code on test under the condition of generation; *above the
-recipe* is paired by patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU s: of
-training, one run.{other_code}"""
+patients a seed, {epochs} epochs, 20 steps of warm-up; seeds {seeds}, each a cohort and a training of its own,
+{patients} test patients in all. Smaller than the demo on purpose: read differences, not levels. The epoch is
+chosen on the validation split, nothing else is tuned. NLL per code on test under the condition of generation;
+*above the recipe* is paired by patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU
+s: of training, one run.{other_code}"""
 CAPTION_OF_SOURCE = """\
 `python -m benchmarks.study --source FOLDER{chosen}` on the MIMIC-III demo: {splits} random splits of its
 100 patients, about 70 / 15 / 15, {patients} test patients in all, some of them in several splits; 40 epochs,
@@ -102,7 +103,9 @@ def measured(arm: Arm, cohorts: Mapping[int, Splits], options: argparse.Namespac
     """One row: every seed."""
     runs = []
     sizes = {"sizes": [options.train, options.valid, options.test]}
-    key, changes = ({"source": "real"}, OF_SOURCE) if options.source else (sizes, {"epochs": options.epochs})
+    key, changes = (
+        ({"source": "real"}, OF_SOURCE) if options.source else (sizes, SMALL | {"epochs": options.epochs})
+    )
     for seed, splits in cohorts.items():
         train = arms.demo(seed, changes, arm.changes)
         runs.append(arms.kept(options.work, {**key, "seed": seed}, arm, train, splits, options.any_code))
