@@ -1,8 +1,10 @@
 """Whose a checkpoints folder is: one run's, by its key; what another run left is moved aside and comes back.
 
-checkpoints/key.json              settings, data and code of the run that owns the folder
-checkpoints/superseded-<key>/     the last run with another key
-checkpoints/lease.json            who is writing (see `lease`)
+    checkpoints/key.json              settings, data and code of the run that owns the folder
+    checkpoints/superseded-<key>/     the last run with another key
+    checkpoints/lease.json            who is writing (see `lease`)
+
+Moves folders by their names, keys last, so that a move that was cut short goes on where it was.
 """
 
 import hashlib

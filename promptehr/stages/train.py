@@ -313,8 +313,8 @@ def hooks_for(
     live = checkpoints.folder / "history.jsonl"
 
     def noted(record: dict[str, Any]) -> None:
-        with live.open("a", encoding="utf-8") as file:
-            file.write(history_lines([record]).decode())
+        with live.open("ab") as file:
+            file.write(history_lines([record]))
         if board:
             board.add(record)
 
