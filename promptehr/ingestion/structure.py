@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from promptehr.errors import InputError
 from promptehr.ingestion.threads import in_threads
@@ -35,6 +36,7 @@ OTHER_SEPARATORS = {
 }
 
 Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
 Piece = TypeVar("Piece")
 
@@ -44,10 +46,11 @@ class Body:
     """Whole records.
 
     Attributes:
-        content: Their bytes; line ends inside quotes are replaced by spaces.
+        content: Their bytes; quotes are left out where they enclose fields that need none, line ends
+            inside quotes are replaced by spaces.
         before: Records in front of them.
         records: Their number.
-        quoted: Whether any quote occurs.
+        quoted: Whether the content has any quote.
     """
 
     content: bytes
@@ -108,14 +111,15 @@ def bodies(path: Path, texts: Iterable[bytes], columns: int) -> Iterator[Body]:
             continue
         rest = b"".join(held)
         marks = _marks(rest)
-        end = int(marks.ends[-1]) + 1 if len(marks.ends) else 0
         _check_quotes(path, marks, records)
+        ends = marks.places[marks.is_end]
+        end = int(ends[-1]) + 1 if len(ends) else 0
         if is_last and end < len(rest):
-            number = records + len(marks.ends) + 1
+            number = records + len(ends) + 1
             raise InputError(f"{path}: record {number} opens a quote that nothing closes; close it")
         if end:
-            yield _body(path, marks, rest[:end], columns, records)
-        records += len(marks.ends)
+            yield _body(path, _marks(rest[:end]), rest[:end], columns, records)
+        records += len(ends)
         # A quote that stays open is looked for in ever larger pieces: in twice the time of one look.
         wanted = 0 if end else 2 * len(rest)
         held = [rest[end:]]
@@ -136,12 +140,12 @@ def _with_last(pieces: Iterable[Piece]) -> Iterator[tuple[Piece, bool]]:
 
 def _whole(path: Path, text: bytes, columns: int) -> Body | None:
     """A piece that is whole records with nothing wrong in it; None where the pieces before it decide."""
-    if (plain := _plain(text, columns)) is not None:
-        return Body(text, 0, *plain)
     marks = _marks(text)
+    if marks.is_open or not text.endswith(b"\n"):
+        return None
     try:
         _check_quotes(path, marks, 0)
-        return _body(path, marks, text, columns, 0) if text.endswith(b"\n") and _is_closed(marks) else None
+        return _body(path, marks, text, columns, 0)
     except InputError:
         return None  # it is raised with the record's number when those before it are counted
 
@@ -149,7 +153,9 @@ def _whole(path: Path, text: bytes, columns: int) -> Body | None:
 def _body(path: Path, marks: "_Marks", content: bytes, columns: int, before: int) -> Body:
     _check_cr(path, marks, before)
     _check_ragged(path, marks, columns, before)
-    return Body(_with_spaces(content, marks.inside), before, len(marks.ends), quoted=bool(len(marks.quotes)))
+    if b'"' in content:
+        content = _with_spaces(_without_quotes(content, marks), marks)
+    return Body(content, before, int(np.count_nonzero(marks.is_end)), quoted=b'"' in content)
 
 
 def _header_end(path: Path, content: bytes) -> int:
@@ -191,104 +197,89 @@ def _missing(text: str, missing: list[str], names: list[str], needed: tuple[str,
     )
 
 
-def _plain(content: bytes, columns: int) -> tuple[int, bool] | None:
-    """Number of records and whether quotes occur, if nothing is odd: whole records, no CR and no
-    comma or line end inside quotes. None says that the places have to be looked at one by one."""
-    text = np.frombuffer(content, np.uint8)
-    places = _candidates(text)
-    kinds = text[places]
-    quotes = np.flatnonzero(kinds == QUOTE)
-    opening, closing = quotes[::2], quotes[1::2]
-    if (kinds == CR).any() or len(quotes) % 2 or (closing - opening != 1).any():
-        return None
-    if _stray_quotes(text, places[quotes]).size:
-        return None
-    is_end = kinds[(kinds == COMMA) | (kinds == NEWLINE)] == NEWLINE
-    records, ragged = divmod(len(is_end), columns)
-    if ragged or not is_end[columns - 1 :: columns].all() or np.count_nonzero(is_end) != records:
-        return None
-    return records, len(quotes) > 0
-
-
-def _candidates(text: Bytes) -> Places:
-    """Places of the four bytes that count, of which the comma is the last, and of the few before it."""
-    return np.flatnonzero(text <= COMMA)
-
-
 @dataclass(frozen=True)
 class _Marks:
-    """The bytes of a piece that begins with a record, and the places that give it structure.
+    """The bytes that give a piece structure, the piece beginning with a record.
+
+    Polars chooses bytes by a mask many times as fast as numpy.
 
     Attributes:
-        text: The bytes.
-        quotes: Places of quotes.
-        returns: Places of CRs.
-        kinds: Commas and line ends outside quotes, up to the last record's end.
-        ends: Places of line ends outside quotes.
-        inside: Places of line ends inside quotes, up to the last record's end.
+        text: The bytes of the piece.
+        is_mark: Per byte, whether it is one of the four that count, of which the comma is the last, or
+            one of the few before it.
+        kinds: [M] those bytes.
+        outside: [M] whether each is outside quotes; so is a quote that closes.
     """
 
     text: Bytes
-    quotes: Places
-    returns: Places
+    is_mark: pl.Series
     kinds: Bytes
-    ends: Places
-    inside: Places
+    outside: Bools
+
+    @property
+    def places(self) -> Places:
+        """[M] of the marks in the piece; needed where something is odd, and slow to find."""
+        return np.flatnonzero(self.is_mark.to_numpy())
+
+    @property
+    def is_end(self) -> Bools:
+        """[M] whether each ends a record."""
+        found: Bools = self.outside & (self.kinds == NEWLINE)
+        return found
+
+    @property
+    def is_inside(self) -> Bools:
+        """[M] whether each is a comma or line end inside quotes."""
+        found: Bools = ~self.outside & ((self.kinds == COMMA) | (self.kinds == NEWLINE))
+        return found
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last quote opens what nothing closes."""
+        return bool(len(self.outside) and not self.outside[-1])
+
+    def before(self) -> Bytes:
+        """[M] the byte in front of each; in front of the piece there is a line end."""
+        found = pl.Series(self.text[:-1]).filter(self.is_mark[1:]).to_numpy()
+        return np.concatenate([np.full(len(self.kinds) - len(found), NEWLINE, np.uint8), found])
+
+    def behind(self) -> Bytes:
+        """[M] the byte behind each; behind the piece there is a line end."""
+        found = pl.Series(self.text[1:]).filter(self.is_mark[:-1]).to_numpy()
+        return np.concatenate([found, np.full(len(self.kinds) - len(found), NEWLINE, np.uint8)])
 
 
 def _marks(content: bytes) -> _Marks:
     text = np.frombuffer(content, np.uint8)
-    places = _candidates(text)
-    kinds = text[places]
-    is_quote, is_end = kinds == QUOTE, kinds == NEWLINE
-    quotes = places[is_quote]
-    if len(quotes):
-        # The sum may wrap around: only its last bit is read.
-        is_outside = np.cumsum(is_quote, dtype=np.uint8) & 1 == 0
-        inside = places[is_end & ~is_outside]
-        is_end &= is_outside
-        is_delimiter = is_end | (is_outside & (kinds == COMMA))
-    else:
-        inside = quotes
-        is_delimiter = is_end | (kinds == COMMA)
-    ends = places[is_end]
-    until = ends[-1] if len(ends) else -1
-    delimiters = kinds[is_delimiter]
-    behind = np.count_nonzero(is_delimiter[np.searchsorted(places, until, "right") :])
-    returns = places[kinds == CR]
-    return _Marks(
-        text, quotes, returns, delimiters[: len(delimiters) - behind], ends, inside[inside <= until]
-    )
-
-
-def _is_closed(marks: _Marks) -> bool:
-    return len(marks.quotes) % 2 == 0
+    is_mark = pl.Series(text) <= COMMA
+    kinds = pl.Series(text).filter(is_mark).to_numpy()
+    # The sum may wrap around: only its last bit is read.
+    outside = np.cumsum(kinds == QUOTE, dtype=np.uint8) & 1 == 0
+    return _Marks(text, is_mark, kinds, outside)
 
 
 def _check_quotes(path: Path, marks: _Marks, before: int) -> None:
     """Every quote opens a field, closes one, or is doubled inside one."""
-    stray = _stray_quotes(marks.text, marks.quotes)
-    if len(stray):
-        record = before + int(np.searchsorted(marks.ends, stray.min())) + 1
+    is_quote = marks.kinds == QUOTE
+    opens, closes = is_quote & ~marks.outside, is_quote & marks.outside
+    stray = (opens & ~_is_edge(marks.before())) | (closes & ~_is_edge(marks.behind()))
+    if stray.any():
         raise InputError(
-            f"{path}: record {record} has a quote inside a field;"
+            f"{path}: record {_record_of(marks, stray, before)} has a quote inside a field;"
             " enclose the whole field in quotes and double the quote"
         )
 
 
-def _stray_quotes(text: Bytes, quotes: Places) -> Places:
-    """Places of quotes that neither open a field, nor close one, nor are doubled inside one."""
-    opening, closing = quotes[::2], quotes[1::2]
-    closing = closing[closing + 1 < len(text)]
-    allowed = np.zeros(256, np.bool_)
-    allowed[[COMMA, NEWLINE, QUOTE]] = True
-    ahead = np.where(opening > 0, text[opening - 1], NEWLINE)
-    return np.concatenate([opening[~allowed[ahead]], closing[~allowed[text[closing + 1]]]])
+def _is_edge(kinds: Bytes) -> Bools:
+    found: Bools = (kinds == COMMA) | (kinds == NEWLINE) | (kinds == QUOTE)
+    return found
 
 
 def _check_ragged(path: Path, marks: _Marks, columns: int, before: int) -> None:
     """Every record has the header's columns."""
-    fields = np.diff(np.flatnonzero(marks.kinds == NEWLINE), prepend=-1)
+    is_delimiter = marks.outside & ((marks.kinds == COMMA) | (marks.kinds == NEWLINE))
+    delimiters = pl.Series(marks.kinds).filter(pl.Series(is_delimiter)).to_numpy()
+    fields = np.diff(np.flatnonzero(delimiters == NEWLINE), prepend=-1)
     if (fields == columns).all():
         return
     ragged = int(np.flatnonzero(fields != columns)[0])
@@ -301,24 +292,39 @@ def _check_ragged(path: Path, marks: _Marks, columns: int, before: int) -> None:
 
 
 def _is_empty(marks: _Marks, record: int) -> bool:
-    start = marks.ends[record - 1] + 1 if record else 0
-    return bool(marks.ends[record] == start)
+    ends = marks.places[marks.is_end]
+    return bool(ends[record] == (ends[record - 1] + 1 if record else 0))
 
 
 def _check_cr(path: Path, marks: _Marks, before: int) -> None:
     """No CR is left outside quotes, where readers disagree whether it ends a record."""
-    stray = marks.returns[np.searchsorted(marks.quotes, marks.returns) % 2 == 0]
-    if len(stray):
+    stray = marks.outside & (marks.kinds == CR)
+    if stray.any():
         raise InputError(
-            f"{path}: record {before + int(np.searchsorted(marks.ends, stray[0])) + 1} holds a CR that ends"
-            f" no line; {LINE_ENDS}"
+            f"{path}: record {_record_of(marks, stray, before)} holds a CR that ends no line; {LINE_ENDS}"
         )
 
 
-def _with_spaces(content: bytes, places: Places) -> bytes:
-    """The content with a space at each of the places; a line end in a field carries no meaning."""
-    if not len(places):
+def _record_of(marks: _Marks, where: Bools, before: int) -> int:
+    """The record of the first mark that is meant."""
+    return before + int(np.count_nonzero(marks.is_end[: where.argmax()])) + 1
+
+
+def _without_quotes(content: bytes, marks: _Marks) -> bytes:
+    """The content without its quotes, where fields say the same without; read three times as fast."""
+    is_quote = marks.kinds == QUOTE
+    is_doubled = (is_quote & marks.outside)[:-1] & is_quote[1:]
+    if is_doubled.any() or marks.is_inside.any() or (marks.kinds == CR).any():
         return content
-    changed = np.frombuffer(content, np.uint8).copy()
-    changed[places] = ord(" ")
+    text = pl.Series(marks.text)
+    return text.filter(text != QUOTE).to_numpy().tobytes()
+
+
+def _with_spaces(content: bytes, marks: _Marks) -> bytes:
+    """The content with a space at each line end in a field, where it carries no meaning."""
+    is_inside = marks.is_inside & (marks.kinds == NEWLINE)
+    if not is_inside.any():
+        return content
+    changed, places = np.frombuffer(content, np.uint8).copy(), marks.places[is_inside]
+    changed[places[places < len(content)]] = ord(" ")
     return changed.tobytes()
