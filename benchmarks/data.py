@@ -169,7 +169,7 @@ PARTS: Sequence[tuple[str, Sequence[tuple[Any, str]]]] = (
     ),
     (
         "ingest: records counted, quotes, stray CRs and ragged records looked for",
-        [(structure, name) for name in ("_plain", "_marks", "_check_quotes", "_body")],
+        [(structure, name) for name in ("_marks", "_check_quotes", "_body")],
     ),
     ("ingest: needed columns parsed, ids and positions as numbers", [(table, "_parse")]),
     ("ingest: spreadsheet dates looked for", [(values, "refuse_spreadsheet_times")]),
@@ -186,11 +186,11 @@ PARTS: Sequence[tuple[str, Sequence[tuple[Any, str]]]] = (
     ("ingest: repeated patients and admissions looked for", [(ingest, "_reject_repeated")]),
     (
         "ingest: diagnoses sorted, repeated codes looked for",
-        [(diagnoses, "_order"), (diagnoses, "_first")],
+        [(diagnoses, name) for name in ("_cut", "_joined", "_order", "_first")],
     ),
     ("records: tables joined to visits and patients", [(records, "join")]),
     ("records: patients judged", [(records, "with_reasons")]),
-    ("records: patients hashed to splits", [(records, "with_splits")]),
+    ("records: patients hashed to splits", [(records, "splits_of")]),
     ("records: ledger added up", [(records, "ledger")]),
     ("both: artifacts written", [(artifacts, "write_table")]),
     ("both: artifacts read", [(artifacts, "read_table")]),

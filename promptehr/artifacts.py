@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +23,9 @@ from promptehr import provenance, schemas
 from promptehr.errors import ArtifactError
 from promptehr.settings import Settings, assignments
 
+ROWS_OF_A_GROUP = 1 << 20  # of a Parquet file
 PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+NO_TABLES: Mapping[Path, tuple[pa.Table, schemas.Table]] = MappingProxyType({})
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -106,11 +109,8 @@ def write_table(path: Path, table: pa.Table, schema: schemas.Table) -> None:
 
     A column of texts may come as a dictionary, also in lists: it is stored without being spelt out.
     """
-    table = pa.table(
-        [_stored(table[column.name], column.type) for column in schema.columns],
-        pa.schema(
-            [pa.field(c.name, _stored_type(table[c.name].type, c.type), c.nullable) for c in schema.columns]
-        ),
+    stored = pa.schema(
+        [pa.field(c.name, _stored_type(table[c.name].type, c.type), c.nullable) for c in schema.columns]
     )
     leaves = dict(_leaves(schema.arrow))
     ids = [name for name, kind in leaves.items() if kind == pa.int64() or pa.types.is_timestamp(kind)]
@@ -118,7 +118,7 @@ def write_table(path: Path, table: pa.Table, schema: schemas.Table) -> None:
         published(path) as temporary,
         pq.ParquetWriter(
             temporary,
-            table.schema,
+            stored,
             compression="zstd",
             write_page_checksum=True,
             # Ids and times rarely repeat, and the least and largest text of a column help nobody.
@@ -130,20 +130,14 @@ def write_table(path: Path, table: pa.Table, schema: schemas.Table) -> None:
         ) as writer,
     ):
         writer.add_key_value_metadata(_metadata(schema))
-        writer.write_table(table)
+        for start in range(0, max(1, table.num_rows), ROWS_OF_A_GROUP):
+            writer.write_table(_in_one_piece(table.slice(start, ROWS_OF_A_GROUP), stored))
 
 
-def write_tables(tables: Mapping[Path, tuple[pa.Table, schemas.Table]]) -> None:
-    """Publish several tables, each with its schema, on several threads."""
-    with ThreadPoolExecutor(pa.cpu_count()) as pool:
-        for _ in pool.map(lambda path: write_table(path, *tables[path]), tables):
-            pass
-
-
-def _stored(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """The column in one piece, so that pages do not depend on how it came about."""
-    joined = column.cast(_stored_type(column.type, kind)).combine_chunks()
-    return joined if isinstance(joined, pa.ChunkedArray) else pa.chunked_array([joined])
+def _in_one_piece(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A row group's columns as they are stored, each in one piece: pages do not depend on its history."""
+    columns = (table[field.name].cast(field.type).combine_chunks() for field in schema)
+    return pa.table(list(columns), schema)
 
 
 def _stored_type(found: pa.DataType, kind: pa.DataType) -> pa.DataType:
@@ -268,9 +262,10 @@ def write_sealed(
     stage: str,
     settings: Settings,
     inputs: Mapping[str, Path],
-    files: Sequence[Path],
+    files: Sequence[Path] = (),
+    tables: Mapping[Path, tuple[pa.Table, schemas.Table]] = NO_TABLES,
 ) -> None:
-    """Publish a stage's last document, which seals the files published before it.
+    """Publish a stage's tables, then its last document, which seals them and the files published before it.
 
     Args:
         path: Where the document goes.
@@ -280,17 +275,24 @@ def write_sealed(
         settings: The settings it ran under.
         inputs: What it read, by option name; recorded as sha256, without the path.
         files: What it wrote, in the document's folder or below it.
+        tables: What it writes there now, each with its schema, on several threads.
     """
+
+    def written(file: Path) -> str:
+        write_table(file, *tables[file])
+        return sha256(file)
+
+    # The longest write first: what else there is to do is done beside it.
+    largest_first = sorted(tables, key=lambda file: tables[file][0].nbytes, reverse=True)
     with ThreadPoolExecutor(pa.cpu_count()) as pool:
-        digests = list(pool.map(sha256, [*inputs.values(), *files]))
+        of_files = {file: pool.submit(written, file) for file in largest_first}
+        of_inputs = {name: pool.submit(sha256, file) for name, file in inputs.items()}
+        of_files |= {file: pool.submit(sha256, file) for file in files}
     seal = {
         "stage": stage,
         "key": {"settings": assignments(stage, settings), "code": provenance.code(stage)},
-        "inputs": dict(zip(inputs, digests, strict=False)),
-        "files": {
-            relative(file, path.parent): digest
-            for file, digest in zip(files, digests[len(inputs) :], strict=True)
-        },
+        "inputs": {name: digest.result() for name, digest in of_inputs.items()},
+        "files": {relative(file, path.parent): digest.result() for file, digest in of_files.items()},
     }
     write_json(path, {**content, **seal}, document)
 

@@ -4,6 +4,7 @@ Goes through the pieces of the table on several threads. Integers stand for admi
 because they sort and compare faster than ids and texts. Knows nothing of what a code means.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -15,7 +16,7 @@ import polars as pl
 from promptehr.ingestion.kind import MERGED, Coding
 from promptehr.ingestion.rules import REJECTS, Judged, id_reasons, reject
 from promptehr.ingestion.table import RECORD, Ints, Places, SourceTable
-from promptehr.ingestion.texts import picked
+from promptehr.ingestion.texts import Numbered, numbered
 from promptehr.ingestion.threads import in_threads
 
 NOBODY = 0  # an id that no patient and no admission has
@@ -43,7 +44,7 @@ class Diagnoses:
     place: Places
     record: Records
 
-    def __getitem__(self, rows: Ints | Bools) -> "Diagnoses":
+    def __getitem__(self, rows: Ints | Bools | slice) -> "Diagnoses":
         return Diagnoses(self.stay[rows], self.position[rows], self.place[rows], self.record[rows])
 
 
@@ -51,29 +52,43 @@ def judge_diagnoses(source: SourceTable, coding: Coding, admissions: pl.DataFram
     """Well-formed codes of known admissions, each once per admission at its lowest SEQ_NUM."""
     table = coding.table
     hadm, owner = (admissions[name].to_numpy() for name in ("hadm_id", "subject_id"))
-    parts = in_threads(
+    judged = in_threads(
         partial(_judge_piece, odd=source.odd, coding=coding, hadm=hadm, owner=np.append(owner, NOBODY)),
         source.pieces,
     )
-    found, rejects = zip(*parts, strict=True)
-    columns = zip(*(vars(one).values() for one in found), strict=True)
-    rows = Diagnoses(*(np.concatenate(arrays) for arrays in columns))
-    rows, repeated = _reject_repeated_codes(rows, table)
-    counts = np.bincount(rows.place, minlength=table.height)
-    position = pl.Series(rows.position).set(pl.Series(rows.position == NO_POSITION), None)
-    noted = {fact: int(table[name].to_numpy() @ counts) for fact, name in coding.facts.items()}
+    pieces, rejects = zip(*judged, strict=True)
+    # A code that is left out where it is repeated is there: the codes that occur are known before.
+    occurring = np.sum([np.bincount(piece.place, minlength=table.height) for piece in pieces], axis=0)
+    texts = {name: numbered(table[name], occurring) for name in ("code", "system")}
+    once = in_threads(partial(_once, table=table, hadm=hadm, texts=texts), _by_stays(pieces, len(hadm)))
+    frames, repeated, counts = zip(*once, strict=True)
+    kept = pl.concat(frames)
+    noted = {fact: int(table[name].to_numpy() @ sum(counts)) for fact, name in coding.facts.items()}
     positions = {
-        "seq_num missing or unreadable": position.null_count(),
-        "seq_num below 1": int((rows.position < 1).sum()),
+        "seq_num missing or unreadable": kept["position"].null_count(),
+        "seq_num below 1": int((kept["position"] < 1).sum()),
     }
-    kept = pl.DataFrame(
+    return Judged(kept, pl.concat([*rejects, *repeated]), noted | positions)
+
+
+def _once(
+    parts: Sequence[Diagnoses], table: pl.DataFrame, hadm: Ints, texts: Mapping[str, Numbered]
+) -> tuple[pl.DataFrame, pl.DataFrame, Ints]:
+    """All diagnoses of some stays in the columns of `schemas.DIAGNOSES`, the others, rows by wording."""
+    rows, repeated = _reject_repeated_codes(_joined(parts), table)
+    return _frame(rows, hadm, texts), repeated, np.bincount(rows.place, minlength=table.height)
+
+
+def _frame(rows: Diagnoses, hadm: Ints, texts: Mapping[str, Numbered]) -> pl.DataFrame:
+    """Rows in the columns of `schemas.DIAGNOSES`, codes and systems as Enums."""
+    position = pl.Series(rows.position)
+    return pl.DataFrame(
         {
             "hadm_id": hadm[rows.stay],
-            "position": position,
-            **{name: picked(table[name], rows.place, counts) for name in ("code", "system")},
+            "position": position.set(position == NO_POSITION, None),
+            **{name: numbers.at(rows.place) for name, numbers in texts.items()},
         }
     )
-    return Judged(kept, pl.concat([*rejects, repeated]), noted | positions)
 
 
 def _judge_piece(
@@ -130,6 +145,27 @@ def _code_reasons(table: pl.DataFrame) -> dict[str, pl.Expr]:
     }
 
 
+def _by_stays(pieces: Sequence[Diagnoses], stays: int) -> Iterator[list[Diagnoses]]:
+    """The rows of all pieces in parts, each with all rows of some stays, in the order of the stays."""
+    parts = max(1, sum(len(piece.stay) for piece in pieces) // ROWS_AT_ONCE)
+    width = max(1, -(-stays // parts))
+    cut = list(in_threads(partial(_cut, width=width, parts=parts), pieces))
+    yield from map(list, zip(*cut, strict=True))
+
+
+def _cut(piece: Diagnoses, width: int, parts: int) -> list[Diagnoses]:
+    """A piece's rows in parts of as many stays each, in each as they come."""
+    part = (piece.stay // width).astype(np.uint16)
+    rows = piece[np.argsort(part, kind="stable")]
+    ends = np.cumsum(np.bincount(part, minlength=parts)).tolist()
+    return [rows[slice(*bounds)] for bounds in pairwise([0, *ends])]
+
+
+def _joined(parts: Sequence[Diagnoses]) -> Diagnoses:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return Diagnoses(*(np.concatenate(arrays) for arrays in columns))
+
+
 def _reject_repeated_codes(rows: Diagnoses, table: pl.DataFrame) -> tuple[Diagnoses, pl.DataFrame]:
     """Diagnoses in the order of their schema, without the repetitions of a code in an admission."""
     ranks = table["rank"].fill_null(0).cast(pl.Int32).to_numpy()
@@ -149,23 +185,16 @@ def _reject_repeated_codes(rows: Diagnoses, table: pl.DataFrame) -> tuple[Diagno
 
 
 def _first(stay: Places, rank: Places) -> Bools:
-    """Whether each row, in the order of the stays, is the first of its stay with its rank."""
-    edges = np.searchsorted(stay, stay[::ROWS_AT_ONCE])
-    bounds = [*np.unique(edges).tolist(), len(stay)]
-    parts = in_threads(lambda ends: _first_of_few(stay[slice(*ends)], rank[slice(*ends)]), pairwise(bounds))
-    return np.concatenate([np.ones(0, np.bool_), *parts])
-
-
-def _first_of_few(stay: Places, rank: Places) -> Bools:
+    """Whether each row is the first of its stay with its rank."""
     first = np.ones(len(stay), np.bool_)
-    size = int(rank.max()) + 1
+    size = int(rank.max(initial=0)) + 1
     # Whether anything repeats is told by values alone, whose sort is several times as fast.
-    keys = (stay - stay[0]).astype(np.int64) * size + rank
+    keys = stay.astype(np.int64) * size + rank
     in_order = np.sort(keys)
     again = in_order[1:][in_order[1:] == in_order[:-1]]
     if not len(again):
         return first
-    rows = np.flatnonzero(np.isin(stay - stay[0], again // size))
+    rows = np.flatnonzero(np.isin(stay, again // size))
     order = rows[np.argsort(keys[rows], kind="stable")]
     first[order[1:][keys[order[1:]] == keys[order[:-1]]]] = False
     return first
@@ -174,10 +203,11 @@ def _first_of_few(stay: Places, rank: Places) -> Bools:
 def _order(*keys: Places) -> Ints:
     """Places of the rows sorted by keys, the first one deciding; equal rows as they come.
 
-    One integer that holds all keys is sorted where 63 bits are enough: rows come in runs that are
-    nearly sorted, which one stable sort of integers uses and a sort by key after key does not.
+    One integer that holds all keys and the row's own place is sorted where 63 bits are enough: no two
+    are equal then, and the fastest sort of integers will do.
     """
-    packed, bits = np.zeros(len(keys[0]), np.int64), 0
+    rows = len(keys[0])
+    packed, bits = np.zeros(rows, np.int64), rows.bit_length()
     for key in keys:
         low = int(key.min(initial=0))
         width = (int(key.max(initial=0)) - low).bit_length()
@@ -187,4 +217,8 @@ def _order(*keys: Places) -> Ints:
         packed <<= width
         packed += key
         packed -= low
-    return np.argsort(packed, kind="stable")
+    packed <<= rows.bit_length()
+    packed += np.arange(rows)
+    packed.sort()
+    packed &= (1 << rows.bit_length()) - 1
+    return packed

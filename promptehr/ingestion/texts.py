@@ -3,29 +3,48 @@
 Sorting, joining and writing go by the numbers; the texts themselves are touched once each.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 
-def picked(
-    texts: pl.Series, places: npt.NDArray[np.integer], rows: npt.NDArray[np.integer] | None = None
-) -> pl.Series:
-    """The texts at these places as an Enum of those that occur, sorted.
+@dataclass(frozen=True)
+class Numbered:
+    """Texts under the numbers of an Enum.
+
+    Attributes:
+        kind: The Enum.
+        number: Of each text; 0 where it is none of the Enum's.
+    """
+
+    kind: pl.Enum
+    number: pl.Series
+
+    def at(self, places: npt.NDArray[np.integer]) -> pl.Series:
+        """The texts at these places."""
+        return self.number.gather(pl.Series(places)).cat.to(self.kind)
+
+
+def numbered(texts: pl.Series, rows: npt.NDArray[np.integer]) -> Numbered:
+    """The texts as an Enum of those that rows have, sorted.
 
     Args:
         texts: Texts.
-        places: Of each row, among the texts.
-        rows: How many rows have each text, where that is known.
+        rows: How many rows have each.
+    """
+    kind = pl.Enum(texts.filter(pl.Series(rows > 0)).unique().sort())
+    return Numbered(kind, texts.cast(kind, strict=False).to_physical().fill_null(0))
+
+
+def picked(texts: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
+    """The texts at these places as an Enum of those that occur, sorted.
 
     >>> picked(pl.Series(["b", "a", "c"]), np.array([2, 0, 0])).to_physical().to_list()
     [1, 0, 0]
     """
-    if rows is None:
-        rows = np.bincount(places, minlength=len(texts))
-    kind = pl.Enum(texts.filter(pl.Series(rows > 0)).unique().sort())
-    number = texts.cast(kind, strict=False).to_physical().fill_null(0)
-    return number.gather(pl.Series(places)).cat.to(kind)
+    return numbered(texts, np.bincount(places, minlength=len(texts))).at(places)
 
 
 def distinct(column: pl.Series) -> pl.Series:

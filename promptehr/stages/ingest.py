@@ -65,15 +65,6 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
         content.require_state(path, state)
     written = (outputs.patients_table, outputs.admissions_table, outputs.diagnoses_table)
     contracts = (schemas.PATIENTS, schemas.ADMISSIONS, schemas.DIAGNOSES)
-    artifacts.write_tables(
-        {
-            outputs.rejects: (all_rejects(sources, judged).to_arrow(), schemas.REJECTS),
-            **{
-                path: (part.kept.to_arrow(), contract)
-                for path, part, contract in zip(written, judged, contracts, strict=True)
-            },
-        }
-    )
     artifacts.write_sealed(
         outputs.ledger,
         {"tables": tables},
@@ -81,7 +72,13 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
         stage="ingest",
         settings=settings,
         inputs={source.name: source.path for source in sources},
-        files=[*written, outputs.rejects],
+        tables={
+            outputs.rejects: (all_rejects(sources, judged).to_arrow(), schemas.REJECTS),
+            **{
+                path: (part.kept.to_arrow(), contract)
+                for path, part, contract in zip(written, judged, contracts, strict=True)
+            },
+        },
     )
 
 
@@ -118,29 +115,40 @@ def judge_patients(source: SourceTable, births: Births) -> Judged:
 
 def with_hidden_births(patients: Judged, admissions: pl.DataFrame) -> Judged:
     """Patients whose date of birth is hidden where the source moved it; a year alone it never moves."""
-    first = admissions.group_by("subject_id").agg(first=pl.col("admitted").min())
-    years = (pl.col("first") - pl.col("birth")).dt.total_days() / DAYS_PER_YEAR
-    moved = years.is_between(*HIDDEN_AGE_YEARS) & (pl.col("birth_resolution") == "day")
-    kept = (
-        patients.kept.join(first, on="subject_id", how="left", maintain_order="left")
-        .with_columns(birth_resolution=pl.when(moved).then(pl.lit("hidden")).otherwise("birth_resolution"))
-        .sort("subject_id")
+    # Only who was born so long before the last admission of all can be meant.
+    latest = admissions.get_column("admitted").max()
+    early = patients.kept.filter(_years("birth", pl.lit(latest, pl.Datetime("us"))) >= HIDDEN_AGE_YEARS[0])
+    moved = (
+        admissions.join(early, on="subject_id")
+        .group_by("subject_id", "birth", "birth_resolution")
+        .agg(first=pl.col("admitted").min())
+        .filter(_years("birth", "first").is_between(*HIDDEN_AGE_YEARS), birth_resolution="day")
     )
+    is_moved = pl.col("subject_id").is_in(moved["subject_id"].implode())
+    resolution = pl.when(is_moved).then(pl.lit("hidden")).otherwise("birth_resolution")
+    kept = patients.kept.with_columns(birth_resolution=resolution).sort("subject_id")
     facts = {
         "birth moved by the source, age over 89": kept.filter(birth_resolution="hidden").height,
-        "without a kept admission": kept.get_column("first").null_count(),
+        "without a kept admission": kept.height - admissions["subject_id"].n_unique(),
     }
     return Judged(kept, patients.rejects, {**patients.noted, **facts})
+
+
+def _years(begin: str, end: pl.Expr | str) -> pl.Expr:
+    until = pl.col(end) if isinstance(end, str) else end
+    return (until - pl.col(begin)).dt.total_days() / DAYS_PER_YEAR
 
 
 def judge_admissions(source: SourceTable, patients: pl.DataFrame, ethnicity: str) -> Judged:
     """Admissions of known patients, not before birth, with a readable time of admission."""
     values.refuse_spreadsheet_times(source.odd, source.path, "admittime", "dischtime")
     texts = words(source.pieces, ethnicity)
-    stated = texts.texts.to_frame("text").select(values.stated("text")).to_series()
+    # What records takes for the same group of people is the same word here.
+    said = texts.texts.to_frame("ethnicity").select(values.stated("ethnicity"))
+    said = said.with_columns(word=tidy("ethnicity"))
     rows = source.rows
     rows = rows.with_columns(
-        ethnicity=stated.gather(texts.places(rows[ethnicity])), admitted="admittime", discharged="dischtime"
+        said[texts.places(rows[ethnicity])], admitted="admittime", discharged="dischtime"
     )
     births = patients.select("subject_id", birth="birth")
     rows = rows.join(births, on="subject_id", how="left", maintain_order="left")
@@ -163,9 +171,7 @@ def judge_admissions(source: SourceTable, patients: pl.DataFrame, ethnicity: str
         "ethnicity missing": pl.col("ethnicity").is_null(),
     }
     columns = ("hadm_id", "subject_id", "admitted", "discharged", "ethnicity")
-    # What records takes for the same group of people is the same word here.
-    word = tidy("ethnicity").alias("word")
-    rows = rows.select(RECORD, *columns, word, *facts_of(facts))
+    rows = rows.select(RECORD, *columns, "word", *facts_of(facts))
     told = ("subject_id", "admitted", "discharged", "word")
     rows, repeated = _reject_repeated(source, rows, "hadm_id", told)
     return Judged(

@@ -5,6 +5,7 @@ of the first admission. Works on the contract of `ingest`; never sees the source
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,12 +20,14 @@ from promptehr import artifacts, schemas
 from promptehr.ingestion import ethnicity
 from promptehr.ingestion.coding import Coded, coded, folded
 from promptehr.ingestion.texts import distinct, names_of, picked
+from promptehr.ingestion.threads import in_threads
 from promptehr.settings import Records, Settings, Split
 
 DAYS_PER_YEAR = 365.2425
 # HIPAA and MIMIC-III hide ages over 89; nobody is known to have lived beyond 120 without a record.
 HIDDEN_OVER_YEARS, OLDEST_YEARS = 89.0, 120.0
 NEWBORN_DAYS = 28  # the neonatal period of the WHO
+VISITS_AT_ONCE = 1 << 16  # whose codes stay in the processor's cache
 SPLITS = ("train", "valid", "test")
 
 
@@ -57,16 +60,21 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Join what ingest wrote, publish one table per split and the ledger."""
     files = (inputs.patients_table, inputs.admissions_table, inputs.diagnoses_table)
     artifacts.open_sealed(inputs.ingest_ledger, schemas.LEDGER, "ingest", *files)
-    tables = read(*files)
-    codes = coded(tables.diagnoses, settings.records)
-    candidates = with_reasons(join(tables.patients, tables.admissions, codes.frame), settings.records)
-    split = with_splits(candidates.filter(pl.col("reason").is_null()), settings.records)
-    kept = Coded(split, codes.names)
+    patients = pl.DataFrame(artifacts.read_table(files[0], schemas.PATIENTS)).sort("subject_id")
+    with ThreadPoolExecutor(1) as pool:
+        # One id after the other: the only work here that one thread needs seconds for.
+        splits = pool.submit(
+            splits_of, patients["subject_id"].to_list(), settings.records.seed, settings.records.split
+        )
+        tables = Tables(patients, *read(*files[1:]))
+        codes = coded(tables.diagnoses, settings.records)
+        joined = join(tables.patients, tables.admissions, codes.frame)
+    split = pl.Series("split", splits.result(), pl.String)
+    candidates = with_reasons(joined.with_columns(split), settings.records)
+    kept = Coded(candidates.filter(pl.col("reason").is_null()), codes.names)
     if settings.records.fold_below:
-        kept = folded(split, codes.names, settings.records.fold_below)
+        kept = folded(kept.frame, codes.names, settings.records.fold_below)
     written = (outputs.train, outputs.valid, outputs.test)
-    parts = {path: of_split(kept, name) for name, path in zip(SPLITS, written, strict=True)}
-    artifacts.write_tables({path: (part, schemas.RECORDS) for path, part in parts.items()})
     artifacts.write_sealed(
         outputs.ledger,
         ledger(tables, codes, candidates, kept),
@@ -74,19 +82,19 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
         stage="records",
         settings=settings,
         inputs={"patients_table": files[0], "admissions_table": files[1], "diagnoses_table": files[2]},
-        files=written,
+        tables={
+            path: (of_split(kept, name), schemas.RECORDS) for name, path in zip(SPLITS, written, strict=True)
+        },
     )
 
 
-def read(patients: Path, admissions: Path, diagnoses: Path) -> Tables:
-    """The tables of ingest, codes, systems and ethnicities as Enums."""
+def read(admissions: Path, diagnoses: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Two tables of ingest, codes, systems and ethnicities as Enums."""
     texts = ("code", "system")
     stays = pl.DataFrame(artifacts.read_table(admissions, schemas.ADMISSIONS, dictionaries=["ethnicity"]))
     rows = pl.DataFrame(artifacts.read_table(diagnoses, schemas.DIAGNOSES, dictionaries=texts))
-    return Tables(
-        pl.DataFrame(artifacts.read_table(patients, schemas.PATIENTS)),
-        stays.with_columns(distinct(stays["ethnicity"])),
-        rows.with_columns(distinct(rows[name]) for name in texts),
+    return stays.with_columns(distinct(stays["ethnicity"])), rows.with_columns(
+        distinct(rows[name]) for name in texts
     )
 
 
@@ -102,7 +110,7 @@ def of_split(kept: Coded, split: str) -> pa.Table:
 
 
 def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
-    """One row per patient of the patients table, sorted, those without a visit among them.
+    """One row per patient, in their order, those without a visit among them.
 
     Lists are made last, from flat columns that are in the patients' order by then: to sort or join
     lists of lists moves every code each time.
@@ -120,7 +128,6 @@ def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFra
     exact = pl.col("birth_resolution") != "year"
     people = (
         patients.lazy()
-        .sort("subject_id")
         .join(_counted(visits).lazy(), on="subject_id", how="left", maintain_order="left")
         .join(groups_of(stays).lazy(), on="subject_id", how="left", maintain_order="left")
         .with_columns(
@@ -133,7 +140,7 @@ def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFra
     assert people["n_visits"].sum() == visits.height, "a visit of an unknown patient"
     per_patient = people["n_visits"]
     return people.drop("n_visits", "first_day").with_columns(
-        visits=_lists(_lists(codes_of(visits, diagnoses).to_physical(), visits["size"]), per_patient),
+        visits=_lists(_lists(codes_of(visits, diagnoses), visits["size"]), per_patient),
         visit_days=_lists(visits["days"], per_patient),
     )
 
@@ -163,13 +170,22 @@ def visits_of(stays: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
 
 
 def codes_of(visits: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.Series:
-    """The codes of all visits, in their order; within a visit in the order of the diagnoses."""
-    sizes = visits["size"].to_numpy()
-    before = np.cumsum(sizes) - sizes
-    # In the four bytes that polars counts rows by: a negative distance wraps around, and so does its sum.
-    rows = np.repeat((visits["start"].to_numpy() - before).astype(np.uint32), sizes)
-    rows += np.arange(len(rows), dtype=np.uint32)
-    return diagnoses["code"].gather(rows)
+    """Numbers of the codes of all visits, in their order; within a visit in the order of the diagnoses."""
+    starts, sizes = (visits[name].to_numpy() for name in ("start", "size"))
+    numbers = diagnoses["code"].to_physical().to_numpy()
+    before = np.concatenate([[0], np.cumsum(sizes)])
+    found = np.empty(before[-1], numbers.dtype)
+
+    def fill(first: int) -> None:
+        some = slice(first, first + VISITS_AT_ONCE)
+        here = slice(before[first], before[: first + VISITS_AT_ONCE + 1][-1])
+        rows = np.repeat(starts[some] - before[:-1][some], sizes[some])
+        rows += np.arange(here.start, here.stop)
+        found[here] = numbers[rows]
+
+    for _ in in_threads(fill, range(0, len(sizes), VISITS_AT_ONCE)):
+        pass
+    return pl.Series(found)
 
 
 def _counted(visits: pl.DataFrame) -> pl.DataFrame:
@@ -206,9 +222,12 @@ def groups_of(stays: pl.DataFrame) -> pl.DataFrame:
     groups = pl.concat([groups, pl.Series(["UNKNOWN"])])  # where nothing is stated
     places = texts.to_physical().cast(pl.Int64).fill_null(len(tidy)).to_numpy()
     named = stays.select("subject_id", group=picked(groups, places))
+    # The stays of a patient follow each other: who has a conflict has one between two neighbours.
+    same_patient = pl.col("subject_id") == pl.col("subject_id").shift(1)
+    changed = named.filter(same_patient & (pl.col("group") != pl.col("group").shift(1)))
     conflicts = (
-        named.unique()
-        .filter(pl.col("subject_id").is_duplicated())
+        named.filter(pl.col("subject_id").is_in(changed["subject_id"].implode()))
+        .unique()
         .sort("subject_id", "group")
         .group_by("subject_id")
         .agg(conflict=pl.col("group").cast(pl.String).str.join("|"))
@@ -251,12 +270,6 @@ def with_sample(patients: pl.DataFrame, size: int, seed: int) -> pl.DataFrame:
     outside = pl.col("subject_id").is_in(staying[order[size:]].tolist())
     reason = pl.when(outside).then(pl.lit("beyond records.patients")).otherwise("reason")
     return patients.with_columns(reason=reason)
-
-
-def with_splits(patients: pl.DataFrame, settings: Records) -> pl.DataFrame:
-    """The patients with `split`, which depends on seed and id alone."""
-    names = splits_of(patients.get_column("subject_id").to_list(), settings.seed, settings.split)
-    return patients.with_columns(split=pl.Series(names, dtype=pl.String))
 
 
 def splits_of(subject_ids: list[int], seed: int, split: Split) -> list[str]:

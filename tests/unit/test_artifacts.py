@@ -46,6 +46,22 @@ def test_a_table_comes_back_and_is_private(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["rejects.parquet"]
 
 
+def test_a_document_seals_the_tables_that_are_written_before_it(tmp_path: Path) -> None:
+    _, file = sealed(tmp_path)
+    ledger, table = tmp_path / "new/ledger.json", tmp_path / "new/rejects.parquet"
+    keys = {"stage": "ingest", "settings": Settings(), "inputs": {"patients": file}}
+    artifacts.write_sealed(
+        ledger, {"tables": {}}, schemas.LEDGER, **keys, files=[file], tables={table: (ROWS, schemas.REJECTS)}
+    )
+    found = artifacts.open_sealed(ledger, schemas.LEDGER, "ingest", file, table)
+    assert found["files"] == dict.fromkeys(["rejects.parquet", "../rejects.parquet"], artifacts.sha256(file))
+    with pytest.raises(ArtifactError, match="is no file that could be replaced"):
+        artifacts.write_sealed(
+            tmp_path / "never.json", {}, schemas.LEDGER, **keys, tables={tmp_path: (ROWS, schemas.REJECTS)}
+        )
+    assert not (tmp_path / "never.json").exists()
+
+
 def test_texts_read_as_dictionaries_are_the_same_over_several_row_groups(tmp_path: Path) -> None:
     path, code = tmp_path / "train.parquet", "visits.list.element.list.element"
     records = frame(patient(["4019"], ["585", "4019"]), patient(["25000"]), patient(["585"]))

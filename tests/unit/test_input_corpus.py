@@ -721,4 +721,6 @@ def test_a_table_in_the_place_of_another_is_named(tmp_path: Path, capsys: pytest
     words += [w for name in SPLITS for w in (f"--{name}", str(split / f"{name}.parquet"))]
     words += ["--ingest-ledger", str(made / "ledger.json"), "--ledger", str(split / "ledger.json")]
     assert cli.run(["records", *words, "--log", str(tmp_path / "log")]) == 2
-    assert "patients.parquet: holds schema patients version 1, expected admissions" in capsys.readouterr().err
+    assert (
+        "admissions.parquet: holds schema admissions version 1, expected patients" in capsys.readouterr().err
+    )
