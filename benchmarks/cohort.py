@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -44,8 +45,13 @@ class Splits:
 
     @property
     def codes(self) -> Bools:
-        """[T] which tokens of the test split count: its known codes."""
+        """[T] which tokens of the test split are known codes."""
         return Classes.of(self.test, self.vocabulary).codes
+
+    @property
+    def every(self) -> Bools:
+        """[T] which tokens of the test split are scored: its known codes and its structure."""
+        return self.demographic.scored
 
 
 def simulated(folder: Path, patients: int, seed: int, *others: str) -> Splits:
@@ -137,31 +143,33 @@ def without_repeats(baseline: Baseline, cohort: Cohort) -> Array:
 
 @dataclass(frozen=True)
 class Judged:
-    """Test patients of several seeds, one after the other.
+    """Test patients of several seeds, one after the other, by their codes or by every token.
 
     Attributes:
-        nats: [B] of each patient's codes, one distribution.
-        codes: [B] known codes of each patient.
+        nats: [B] of each patient's tokens, one distribution.
+        tokens: [B] of them.
         gained: [B] nats that it has less than the demographic unigram.
         possible: [B] nats that the optimum has less; NaN where nobody knows it.
-        by_seed: NLL per code of each seed.
+        by_seed: NLL per token of each seed.
     """
 
     nats: Array
-    codes: Array
+    tokens: Array
     gained: Array
     possible: Array
     by_seed: tuple[float, ...]
 
     @classmethod
-    def of(cls, scores: Sequence[Array], cohorts: Sequence[Splits]) -> "Judged":
+    def of(
+        cls, scores: Sequence[Array], cohorts: Sequence[Splits], which: Literal["codes", "every"] = "codes"
+    ) -> "Judged":
         """From [T] log-probabilities of each cohort's test tokens."""
         columns: list[tuple[Array, ...]] = []
         for log_prob, cohort in zip(scores, cohorts, strict=True):
             best = np.full(len(log_prob), np.nan) if cohort.optimum is None else cohort.optimum.log_prob
             columns.append(
                 tuple(
-                    likelihood.per_patient(values, cohort.codes, cohort.test)
+                    likelihood.per_patient(values, getattr(cohort, which), cohort.test)
                     for values in (
                         -log_prob,
                         np.ones(len(log_prob)),
@@ -170,13 +178,13 @@ class Judged:
                     )
                 )
             )
-        nats, codes, gained, possible = (np.concatenate(column) for column in zip(*columns, strict=True))
-        return cls(nats, codes, gained, possible, tuple(float(c[0].sum() / c[1].sum()) for c in columns))
+        nats, tokens, gained, possible = (np.concatenate(column) for column in zip(*columns, strict=True))
+        return cls(nats, tokens, gained, possible, tuple(float(c[0].sum() / c[1].sum()) for c in columns))
 
     @property
     def nll(self) -> float:
-        """Nats per code."""
-        return float(self.nats.sum() / self.codes.sum())
+        """Nats per token."""
+        return float(self.nats.sum() / self.tokens.sum())
 
     @property
     def gap_closed(self) -> float:
@@ -184,16 +192,21 @@ class Judged:
         return float(self.gained.sum() / self.possible.sum())
 
     def above(self, other: "Judged", *, resamples: int = 2_000) -> tuple[float, list[float]]:
-        """Nats per code more than another distribution has, and the 95 % paired patient bootstrap."""
+        """Nats per token more than another distribution has, and the 95 % paired patient bootstrap."""
         more = self.nats - other.nats
-        drawn = likelihood.Resamples(len(more), resamples=resamples, seed=1).ratio(more, self.codes)
-        return float(more.sum() / self.codes.sum()), likelihood.interval(drawn)
+        drawn = likelihood.Resamples(len(more), resamples=resamples, seed=1).ratio(more, self.tokens)
+        return float(more.sum() / self.tokens.sum()), likelihood.interval(drawn)
 
 
 def above(judged: Judged, ours: Judged | None) -> str:
     """Difference with interval, and the difference of each seed, as two cells of a table."""
     if ours is None or judged is ours:
         return " | "
-    value, (low, high) = judged.above(ours)
     seeds = (f"{theirs - own:+.3f}" for theirs, own in zip(judged.by_seed, ours.by_seed, strict=True))
-    return f"{value:+.3f} ({low:+.3f} to {high:+.3f}) | {', '.join(seeds)}"
+    return f"{difference(judged, ours)} | {', '.join(seeds)}"
+
+
+def difference(judged: Judged, ours: Judged) -> str:
+    """Nats per token above, with interval."""
+    value, (low, high) = judged.above(ours)
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"

@@ -55,6 +55,7 @@ ROWS: Mapping[str, Arm] = {
     "light_structure": Arm(
         "structure tokens weigh 0.3 in the loss", around=partial(arms.structure_weighs, 0.3)
     ),
+    "kinds_apart": Arm("whether a code comes is decided apart from which", around=arms.kinds_apart),
     "patients_alike": Arm("every patient weighs the same in the loss", around=arms.patients_weigh_alike),
     "prompt_only": Arm("condition prompt alone", conditions(1.0, 0.0, 0.0)),
     "thirds": Arm("conditions in equal thirds", conditions(1.0, 1.0, 1.0)),
@@ -76,23 +77,24 @@ CAPTION = """\
 patients a seed, {epochs} epochs, 20 steps of warm-up; seeds {seeds}, each a cohort and a training of its own,
 {patients} test patients in all. Smaller than the demo on purpose: read differences, not levels. The epoch is
 chosen on the validation split, nothing else is tuned. NLL per code on test under the condition of generation;
-*above the recipe* is paired by patient, 95 % bootstrap over the patients of all seeds, then seed by seed. CPU
-s: of training, one run.{other_code}"""
+*above the recipe* is paired by patient, 95 % bootstrap over the patients of all seeds, then seed by seed;
+*every token* counts `<v>`, `<\\v>` and END as well. CPU s: of training, one run.{other_code}"""
 CAPTION_OF_SOURCE = """\
 `python -m benchmarks.study --source FOLDER{chosen}` on the MIMIC-III demo: {splits} random splits of its
 100 patients, about 70 / 15 / 15, {patients} test patients in all, some of them in several splits; 40 epochs,
 batch 8, rate 1.0e-3, else the demo's recipe. The demographic unigram has {demographic:.3f}. The epoch is
 chosen on the validation split, nothing else is tuned. NLL per code on test under the condition of generation;
 *above the recipe* is paired by patient, 95 % bootstrap over the test patients of all splits, then split by
-split.{other_code}"""
+split; *every token* counts `<v>`, `<\\v>` and END as well.{other_code}"""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: a title, what came of it on test, and its runs, one per seed."""
+    """A line of the table: a title, what came of it on test by codes and by every token, and its runs."""
 
     title: str
     judged: Judged
+    every: Judged
     runs: Sequence[Run]
 
 
@@ -109,7 +111,8 @@ def measured(arm: Arm, cohorts: Mapping[int, Splits], options: argparse.Namespac
     for seed, splits in cohorts.items():
         train = arms.demo(seed, changes, arm.changes)
         runs.append(arms.kept(options.work, {**key, "seed": seed}, arm, train, splits, options.any_code))
-    return Row(arm.title, Judged.of([run.log_prob for run in runs], list(cohorts.values())), runs)
+    scores, splits = [run.log_prob for run in runs], list(cohorts.values())
+    return Row(arm.title, Judged.of(scores, splits), Judged.of(scores, splits, "every"), runs)
 
 
 def cohorts_of(options: argparse.Namespace) -> dict[int, Splits]:
@@ -131,7 +134,7 @@ def cohorts_of(options: argparse.Namespace) -> dict[int, Splits]:
 
 
 def markdown(rows: Sequence[Row], cohorts: Sequence[Splits], options: argparse.Namespace) -> str:
-    default = rows[0].judged
+    default = rows[0]
     counted = Judged.of([splits.demographic.log_prob for splits in cohorts], cohorts)
     caption = (CAPTION_OF_SOURCE if options.source else CAPTION).format(
         chosen="" if options.rows == list(ROWS) else f" --rows {' '.join(options.rows)}",
@@ -141,27 +144,30 @@ def markdown(rows: Sequence[Row], cohorts: Sequence[Splits], options: argparse.N
         epochs=options.epochs,
         seeds=", ".join(map(str, options.seeds)),
         splits=len(cohorts),
-        patients=f"{len(default.nats):,}",
+        patients=f"{len(default.judged.nats):,}",
         demographic=counted.nll,
         other_code=arms.of_other_code(run for row in rows for run in row.runs),
     )
     lines = [
         caption,
         "",
-        "| what is changed | parameters | valid | test | gap closed | above the recipe | by seed | CPU s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| what is changed | parameters | valid | test | gap closed | above the recipe | by seed"
+        " | every token, above the recipe | CPU s |",
+        "|---|---|---|---|---|---|---|---|---|",
         *(line(row, default) for row in rows),
         "",
     ]
     return "\n".join(lines)
 
 
-def line(row: Row, default: Judged) -> str:
+def line(row: Row, default: Row) -> str:
     valid, seconds = (mean(getattr(run, name) for run in row.runs) for name in ("valid_nll", "seconds"))
     gap = "" if math.isnan(row.judged.gap_closed) else f"{row.judged.gap_closed:.1%}"
+    every = "" if row is default else cohort.difference(row.every, default.every)
+    above = cohort.above(row.judged, None if row is default else default.judged)
     return (
         f"| {row.title} | {row.runs[0].parameters:,} | {valid:.3f} | {row.judged.nll:.3f}"
-        f" | {gap} | {cohort.above(row.judged, default)} | {seconds:.0f} |"
+        f" | {gap} | {above} | {row.every.nll:.3f} {every} | {seconds:.0f} |"
     )
 
 
