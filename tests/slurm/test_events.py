@@ -62,7 +62,8 @@ def test_models_use_a_gpu_and_a_line_of_the_profile_takes_likelihood_off_it(outc
     jobs = cluster.jobs(outcome("pipeline").checkout)
     with_gpu = {job["Comment"] for job in jobs if "gres/gpu=1" in job["TRES"]}
     assert "rule_train_wildcards_base" in with_gpu
-    assert any(name.startswith("rule_generate") and name.endswith("_base") for name in with_gpu)
+    assert sum(name.startswith("rule_generate_part_wildcards_base") for name in with_gpu) == 2
+    assert "rule_generate_wildcards_base" not in with_gpu, "it merges the parts"
     assert "rule_evaluate_likelihood_wildcards_base" not in with_gpu
     assert "rule_generate_wildcards_unigram" not in with_gpu
 
@@ -81,7 +82,7 @@ def test_no_stage_needs_a_network(outcome: Outcomes) -> None:
     done = outcome("pipeline")
     succeeded(done)
     noted = (done.checkout.folder / "without-network" / "routes").read_text("utf-8").splitlines()
-    assert set(noted) == {f"{stage.name} 0" for stage in STAGES if stage.part_of is None}
+    assert set(noted) == {f"{stage.name} 0" for stage in STAGES}
 
 
 # --- interruptions -------------------------------------------------------------------------------
