@@ -148,13 +148,11 @@ class Plan:
         labels_per_step: Mean number of scored labels of a step.
         useful_share: Scored labels among the decoder's token positions that are computed; prompts,
             which are no padding, are not among them.
-        encoder_share: The same of the encoder: tokens among positions.
     """
 
     steps: tuple[Step, ...]
     labels_per_step: float
     useful_share: float
-    encoder_share: float
 
 
 def plan_epoch(store: TokenStore, train: Train, *, epoch: int, static: bool = False) -> Plan:
@@ -181,12 +179,10 @@ def plan_epoch(store: TokenStore, train: Train, *, epoch: int, static: bool = Fa
     )
     labels = int(drawn.labels.sum())
     decoder_positions = sum(rows * decoder for rows, _, decoder in shapes)
-    encoder_positions = sum(rows * encoder for rows, encoder, _ in shapes)
     return Plan(
         steps,
         labels_per_step=labels / len(steps),
         useful_share=labels / decoder_positions,
-        encoder_share=float(drawn.encoder.sum() / encoder_positions),
     )
 
 

@@ -117,10 +117,7 @@ def only(condition: Condition, **changes: Any) -> Train:
 def test_the_useful_share_counts_padding_and_what_is_not_scored() -> None:
     made = plan_epoch(store([[UNKNOWN]], [[6, 7, 8]]), only("prompt", batch_patients=2), epoch=0)
     assert made.useful_share == (3 + 6) / (2 * 6)
-    assert made.encoder_share == 1.0
     assert made.labels_per_step == 9
-    shown = plan_epoch(store([[6]], [[6, 7, 8]]), only("denoise", batch_patients=2), epoch=0)
-    assert shown.encoder_share == (5 + 7) / (2 * 7)
 
 
 def test_little_is_padding_at_the_reference_s_batch_size() -> None:
