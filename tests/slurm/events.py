@@ -96,6 +96,17 @@ def time_limit(checkout: Checkout) -> Outcome:
         return Outcome(checkout, (run.wait(),))
 
 
+def time_out(checkout: Checkout) -> Outcome:
+    """SLURM ends the training at its time limit; the trainer stood still while it was asked to stop."""
+    checkout = checkout.with_settings(LONG)
+    with cluster.ended_at_last(cluster.start(checkout, TRAINED)) as run:
+        number = cluster.running_training(checkout)
+        with cluster.frozen(checkout):
+            cluster.slurm("scontrol", "update", f"JobId={number}", "TimeLimit=1")
+            cluster.until(lambda: cluster.trainings(checkout)[0]["JobState"] == "TIMEOUT", "the time limit")
+        return Outcome(checkout, (run.wait(),))
+
+
 def scancel(checkout: Checkout) -> Outcome:
     """The user cancels the training job, and later types the same command again."""
     checkout = checkout.with_settings(LONG)
@@ -133,12 +144,13 @@ def preemption(checkout: Checkout) -> Outcome:
         def came_back() -> bool:
             """SLURM holds a job that it has queued again for two minutes; an operator need not."""
             job = cluster.trainings(checkout)[0]
-            waits = job["Restarts"] == "1" and job["JobState"] == "PENDING"
+            was_preempted = job["Restarts"] != "0"
+            waits = was_preempted and job["JobState"] == "PENDING"
             if waits:
                 # Refused when the job has started in between.
                 with suppress(subprocess.CalledProcessError):
                     cluster.slurm("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
-            return job["Restarts"] == "1" and not waits
+            return was_preempted and not waits
 
         cluster.until(came_back, "the preempted job")
         return Outcome(checkout, (run.wait(),))
@@ -164,6 +176,7 @@ ALL: Mapping[str, Callable[[Checkout], Outcome]] = {
         failure,
         memory,
         time_limit,
+        time_out,
         scancel,
         ctrl_c,
         preemption,
