@@ -120,10 +120,18 @@ def left_behind(folder: Path) -> list[Job]:
     return jobs
 
 
-def wait_for(jobs: Collection[Job], folder: Path, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Return when none of the jobs waits or runs any longer."""
-    numbers = {job.number for job in jobs}
+def wait_for(
+    jobs: Collection[Job],
+    folder: Path,
+    tell: Callable[[str], object],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Return when none of the jobs waits or runs any longer; tell when SLURM falls silent meanwhile."""
+    numbers, was_silent = {job.number for job in jobs}, False
     while (rows := _jobs(folder, UNFINISHED)) is None or numbers & {job.number for job in rows}:
+        if rows is None and not was_silent:
+            tell(f"squeue: SLURM does not answer; it is asked again every {POLL_S:.0f} s")
+        was_silent = rows is None
         sleep(POLL_S)
 
 

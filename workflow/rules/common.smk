@@ -301,7 +301,7 @@ def wait_for_left_behind():
             f" (scancel {' '.join(job.number for job in jobs)} stops it sooner)",
             file=sys.stderr,
         )
-        slurm.wait_for(jobs, Path.cwd())
+        slurm.wait_for(jobs, Path.cwd(), tell=lambda line: print(line, file=sys.stderr))
 
 
 # --- start -------------------------------------------------------------------------------------
