@@ -25,7 +25,7 @@ from benchmarks import rivals
 from benchmarks.cohort import Splits
 from promptehr import provenance
 from promptehr.metrics.likelihood import Array
-from promptehr.model import loop, objective, repeats, scoring
+from promptehr.model import loop, objective, scoring
 from promptehr.model.batches import Condition, Step, TokenStore, derived_seed
 from promptehr.model.evaluation import evaluate
 from promptehr.model.repeats import Repeats
@@ -299,18 +299,6 @@ def structure_weighs(weight: float) -> contextlib.AbstractContextManager[Any]:
         return nll, torch.where(answer >= FIRST_CODE, cost, weight * cost)
 
     return mock.patch.object(loop, "_costs", weighted)
-
-
-def kinds_apart() -> contextlib.AbstractContextManager[Any]:
-    """Whether a code comes next is decided apart from which: all codes together are one more logit, 0."""
-    without_used = repeats._without_used
-
-    def factored(logits: Tensor, places: repeats.Places) -> Tensor:
-        allowed = without_used(logits, places)
-        codes = allowed[..., FIRST_CODE:].log_softmax(-1)
-        return torch.cat([allowed[..., :FIRST_CODE], codes], dim=-1)
-
-    return mock.patch.object(repeats, "_without_used", factored)
 
 
 def patients_weigh_alike() -> contextlib.AbstractContextManager[Any]:

@@ -292,7 +292,7 @@ def measure(
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Processes that start meanwhile have one thread: the times of parts add up to that of the whole."""
+    """Processes that start meanwhile have one thread: the times of parts nearly add up to the whole."""
     names = ("POLARS_MAX_THREADS", "OMP_NUM_THREADS")
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(dict.fromkeys(names, "1"))

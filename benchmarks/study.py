@@ -55,7 +55,6 @@ ROWS: Mapping[str, Arm] = {
     "light_structure": Arm(
         "structure tokens weigh 0.3 in the loss", around=partial(arms.structure_weighs, 0.3)
     ),
-    "kinds_apart": Arm("whether a code comes is decided apart from which", around=arms.kinds_apart),
     "patients_alike": Arm("every patient weighs the same in the loss", around=arms.patients_weigh_alike),
     "prompt_only": Arm("condition prompt alone", conditions(1.0, 0.0, 0.0)),
     "thirds": Arm("conditions in equal thirds", conditions(1.0, 1.0, 1.0)),
@@ -164,7 +163,7 @@ def line(row: Row, default: Row) -> str:
     valid, seconds = (mean(getattr(run, name) for run in row.runs) for name in ("valid_nll", "seconds"))
     gap = "" if math.isnan(row.judged.gap_closed) else f"{row.judged.gap_closed:.1%}"
     every = "" if row is default else cohort.difference(row.every, default.every)
-    above = cohort.above(row.judged, None if row is default else default.judged)
+    above = cohort.above(row.judged, default.judged)
     return (
         f"| {row.title} | {row.runs[0].parameters:,} | {valid:.3f} | {row.judged.nll:.3f}"
         f" | {gap} | {above} | {row.every.nll:.3f} {every} | {seconds:.0f} |"

@@ -123,6 +123,7 @@ def left_behind(folder: Path) -> list[Job]:
 def wait_for(
     jobs: Collection[Job],
     folder: Path,
+    *,
     tell: Callable[[str], object],
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
@@ -130,7 +131,7 @@ def wait_for(
     numbers, was_silent = {job.number for job in jobs}, False
     while (rows := _jobs(folder, UNFINISHED)) is None or numbers & {job.number for job in rows}:
         if rows is None and not was_silent:
-            tell(f"squeue: SLURM does not answer; it is asked again every {POLL_S:.0f} s")
+            tell("squeue: SLURM does not answer; it is asked again until it does")
         was_silent = rows is None
         sleep(POLL_S)
 

@@ -58,12 +58,14 @@ def judge_diagnoses(source: SourceTable, coding: Coding, admissions: pl.DataFram
     )
     pieces, rejects = zip(*judged, strict=True)
     # A code that is left out where it is repeated is there: the codes that occur are known before.
-    occurring = np.sum([np.bincount(piece.place, minlength=table.height) for piece in pieces], axis=0)
-    texts = {name: numbered(table[name], occurring) for name in ("code", "system")}
-    once = in_threads(partial(_once, table=table, hadm=hadm, texts=texts), _by_stays(pieces, len(hadm)))
-    frames, repeated, counts = zip(*once, strict=True)
+    occurs = np.zeros(table.height, np.bool_)
+    for piece in pieces:
+        occurs[piece.place] = True
+    texts = {name: numbered(table[name], occurs) for name in ("code", "system")}
+    once = in_threads(partial(_once, coding=coding, hadm=hadm, texts=texts), _by_stays(pieces, len(hadm)))
+    frames, repeated, facts = zip(*once, strict=True)
     kept = pl.concat(frames)
-    noted = {fact: int(table[name].to_numpy() @ sum(counts)) for fact, name in coding.facts.items()}
+    noted = dict(zip(coding.facts, np.sum(facts, axis=0).tolist(), strict=True))
     positions = {
         "seq_num missing or unreadable": kept["position"].null_count(),
         "seq_num below 1": int((kept["position"] < 1).sum()),
@@ -72,11 +74,14 @@ def judge_diagnoses(source: SourceTable, coding: Coding, admissions: pl.DataFram
 
 
 def _once(
-    parts: Sequence[Diagnoses], table: pl.DataFrame, hadm: Ints, texts: Mapping[str, Numbered]
-) -> tuple[pl.DataFrame, pl.DataFrame, Ints]:
-    """All diagnoses of some stays in the columns of `schemas.DIAGNOSES`, the others, rows by wording."""
-    rows, repeated = _reject_repeated_codes(_joined(parts), table)
-    return _frame(rows, hadm, texts), repeated, np.bincount(rows.place, minlength=table.height)
+    parts: Sequence[Diagnoses], coding: Coding, hadm: Ints, texts: Mapping[str, Numbered]
+) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
+    """Diagnoses of some stays, each code once, in the columns of `schemas.DIAGNOSES`; the repetitions; and
+    how many of those kept each of the coding's facts is true of."""
+    rows, repeated = _reject_repeated_codes(_joined(parts), coding.table)
+    flags = (coding.table[name].to_numpy() for name in coding.facts.values())
+    facts = [int(np.count_nonzero(flag[rows.place])) for flag in flags]
+    return _frame(rows, hadm, texts), repeated, facts
 
 
 def _frame(rows: Diagnoses, hadm: Ints, texts: Mapping[str, Numbered]) -> pl.DataFrame:

@@ -2,7 +2,8 @@
 
 Counts separators and line ends by quote parity on byte arrays (RFC 4180), without the CSV parser
 that later reads the values, so that the two can be compared. A record's number counts records,
-not lines: the header is 0, and a line end inside quotes ends nothing.
+not lines: the header is 0, and a line end inside quotes ends nothing. Quotes that only enclose are
+taken out on the way: of such a piece, the parser sees the separators alone.
 """
 
 import codecs
@@ -238,12 +239,12 @@ class _Marks:
         """Whether the last quote opens what nothing closes."""
         return bool(len(self.outside) and not self.outside[-1])
 
-    def before(self) -> Bytes:
+    def bytes_ahead(self) -> Bytes:
         """[M] the byte in front of each; in front of the piece there is a line end."""
         found = pl.Series(self.text[:-1]).filter(self.is_mark[1:]).to_numpy()
         return np.concatenate([np.full(len(self.kinds) - len(found), NEWLINE, np.uint8), found])
 
-    def behind(self) -> Bytes:
+    def bytes_behind(self) -> Bytes:
         """[M] the byte behind each; behind the piece there is a line end."""
         found = pl.Series(self.text[1:]).filter(self.is_mark[:-1]).to_numpy()
         return np.concatenate([found, np.full(len(self.kinds) - len(found), NEWLINE, np.uint8)])
@@ -262,7 +263,7 @@ def _check_quotes(path: Path, marks: _Marks, before: int) -> None:
     """Every quote opens a field, closes one, or is doubled inside one."""
     is_quote = marks.kinds == QUOTE
     opens, closes = is_quote & ~marks.outside, is_quote & marks.outside
-    stray = (opens & ~_is_edge(marks.before())) | (closes & ~_is_edge(marks.behind()))
+    stray = (opens & ~_is_edge(marks.bytes_ahead())) | (closes & ~_is_edge(marks.bytes_behind()))
     if stray.any():
         raise InputError(
             f"{path}: record {_record_of(marks, stray, before)} has a quote inside a field;"
@@ -325,6 +326,6 @@ def _with_spaces(content: bytes, marks: _Marks) -> bytes:
     is_inside = marks.is_inside & (marks.kinds == NEWLINE)
     if not is_inside.any():
         return content
-    changed, places = np.frombuffer(content, np.uint8).copy(), marks.places[is_inside]
-    changed[places[places < len(content)]] = ord(" ")
+    changed = np.frombuffer(content, np.uint8).copy()
+    changed[marks.places[is_inside]] = ord(" ")
     return changed.tobytes()

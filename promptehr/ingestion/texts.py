@@ -27,14 +27,14 @@ class Numbered:
         return self.number.gather(pl.Series(places)).cat.to(self.kind)
 
 
-def numbered(texts: pl.Series, rows: npt.NDArray[np.integer]) -> Numbered:
-    """The texts as an Enum of those that rows have, sorted.
+def numbered(texts: pl.Series, occurs: npt.NDArray[np.bool_]) -> Numbered:
+    """The texts as an Enum of those that occur, sorted.
 
     Args:
         texts: Texts.
-        rows: How many rows have each.
+        occurs: Whether a row has each.
     """
-    kind = pl.Enum(texts.filter(pl.Series(rows > 0)).unique().sort())
+    kind = pl.Enum(texts.filter(pl.Series(occurs)).unique().sort())
     return Numbered(kind, texts.cast(kind, strict=False).to_physical().fill_null(0))
 
 
@@ -44,7 +44,7 @@ def picked(texts: pl.Series, places: npt.NDArray[np.integer]) -> pl.Series:
     >>> picked(pl.Series(["b", "a", "c"]), np.array([2, 0, 0])).to_physical().to_list()
     [1, 0, 0]
     """
-    return numbered(texts, np.bincount(places, minlength=len(texts))).at(places)
+    return numbered(texts, np.bincount(places, minlength=len(texts)) > 0).at(places)
 
 
 def distinct(column: pl.Series) -> pl.Series:

@@ -117,12 +117,16 @@ def with_hidden_births(patients: Judged, admissions: pl.DataFrame) -> Judged:
     """Patients whose date of birth is hidden where the source moved it; a year alone it never moves."""
     # Only who was born so long before the last admission of all can be meant.
     latest = admissions.get_column("admitted").max()
-    early = patients.kept.filter(_years("birth", pl.lit(latest, pl.Datetime("us"))) >= HIDDEN_AGE_YEARS[0])
+    early = patients.kept.filter(
+        _years(pl.col("birth"), pl.lit(latest, pl.Datetime("us"))) >= HIDDEN_AGE_YEARS[0]
+    )
     moved = (
         admissions.join(early, on="subject_id")
         .group_by("subject_id", "birth", "birth_resolution")
         .agg(first=pl.col("admitted").min())
-        .filter(_years("birth", "first").is_between(*HIDDEN_AGE_YEARS), birth_resolution="day")
+        .filter(
+            _years(pl.col("birth"), pl.col("first")).is_between(*HIDDEN_AGE_YEARS), birth_resolution="day"
+        )
     )
     is_moved = pl.col("subject_id").is_in(moved["subject_id"].implode())
     resolution = pl.when(is_moved).then(pl.lit("hidden")).otherwise("birth_resolution")
@@ -134,9 +138,8 @@ def with_hidden_births(patients: Judged, admissions: pl.DataFrame) -> Judged:
     return Judged(kept, patients.rejects, {**patients.noted, **facts})
 
 
-def _years(begin: str, end: pl.Expr | str) -> pl.Expr:
-    until = pl.col(end) if isinstance(end, str) else end
-    return (until - pl.col(begin)).dt.total_days() / DAYS_PER_YEAR
+def _years(begin: pl.Expr, end: pl.Expr) -> pl.Expr:
+    return (end - begin).dt.total_days() / DAYS_PER_YEAR
 
 
 def judge_admissions(source: SourceTable, patients: pl.DataFrame, ethnicity: str) -> Judged:

@@ -110,15 +110,21 @@ def of_split(kept: Coded, split: str) -> pa.Table:
 
 
 def join(patients: pl.DataFrame, admissions: pl.DataFrame, diagnoses: pl.DataFrame) -> pl.DataFrame:
-    """One row per patient, in their order, those without a visit among them.
+    """One row per patient, those without a visit among them.
 
     Lists are made last, from flat columns that are in the patients' order by then: to sort or join
     lists of lists moves every code each time.
+
+    Args:
+        patients: Sorted by `subject_id`.
+        admissions: Of these patients.
+        diagnoses: Sorted by admission.
 
     Returns:
         Columns of `schemas.RECORDS` (age null without a visit, before any cap; codes as their
         numbers in the Enum) and `n_codes`.
     """
+    assert patients["subject_id"].is_sorted()
     stays = admissions.sort("subject_id", "admitted", "hadm_id")
     visits = visits_of(stays, diagnoses)
     days = (pl.col("first_day") - pl.col("birth").dt.date()).dt.total_days()

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from promptehr.errors import PromptEHRError
+from promptehr.ingestion import content, diagnoses
 from promptehr.settings import Dirt
 from promptehr.simulation import dirt, process
-from promptehr.stages import simulate
+from promptehr.stages import records, simulate
 from tests.source_builders import (
     ADMISSIONS,
     DIAGNOSES,
@@ -92,8 +94,8 @@ positions = st.sampled_from(["1", "2", "2.0", "", "x"])
 def outcome(folder: Path, tables: dict[str, bytes]) -> list[bytes] | str:
     """Bytes of ingest's tables, its counts, and the bytes of all that records writes; or the refusal."""
     (folder / "source").mkdir(parents=True)
-    for name, content in tables.items():
-        (folder / "source" / f"{name}.csv").write_bytes(content)
+    for name, written in tables.items():
+        (folder / "source" / f"{name}.csv").write_bytes(written)
     try:
         made = run_ingest(folder / "source", folder, "ingest.max_zeroless_share=1.0")
     except PromptEHRError as error:
@@ -160,6 +162,26 @@ from tests.source_builders import run_ingest, run_records
 here = Path(sys.argv[1])
 run_records(run_ingest(here / "source", here / sys.argv[2]), here / sys.argv[2])
 """
+
+
+def test_the_size_of_pieces_and_parts_changes_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "source").mkdir()
+    plain = Dialect(1, csv.QUOTE_MINIMAL, "\n", b"", lower=False, packed=False)
+    for name, table in dirty_tables().items():
+        (tmp_path / "source" / f"{name}.csv").write_bytes(plain.written(*table))
+    whole = bytes_made(tmp_path / "whole", tmp_path / "source")
+    monkeypatch.setattr(content, "PIECE", 2000)
+    monkeypatch.setattr(diagnoses, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(records, "VISITS_AT_ONCE", 7)
+    assert bytes_made(tmp_path / "parts", tmp_path / "source") == whole
+
+
+def bytes_made(folder: Path, source: Path) -> dict[Path, bytes]:
+    """What ingest and records make of a source."""
+    run_records(run_ingest(source, folder), folder)
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_the_number_of_threads_changes_no_byte(tmp_path: Path) -> None:

@@ -207,27 +207,6 @@ def test_weights_of_the_loss() -> None:
     assert torch.allclose(cost.sum(1) * scored / nll.sum(1), scored.float().mean().expand(8))
 
 
-def test_codes_take_no_part_in_whether_one_comes_where_kinds_are_apart() -> None:
-    store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
-    model = arms.ours(store, arms.demo(1, TINY, {"pointer_width": 0}), VOCABULARY).eval()
-    inputs = objective.prompt(store, torch.arange(4)).inputs
-
-    def structure() -> torch.Tensor:
-        p = model(**inputs).logits.exp().detach()
-        assert torch.allclose(p.sum(-1), torch.ones(p.shape[:2]), atol=1e-4)
-        return p[..., VISIT:FIRST_CODE]
-
-    with arms.kinds_apart():
-        apart, together = [structure()], []
-    together.append(structure())
-    model.final_logits_bias[..., FIRST_CODE : store.mask] += 3.0
-    with arms.kinds_apart():
-        apart.append(structure())
-    together.append(structure())
-    assert torch.allclose(*apart, atol=1e-5)
-    assert float((together[0] - together[1]).abs().max()) > 0.05
-
-
 def test_prompts_on_one_side_and_untied_words() -> None:
     store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
     train = arms.demo(1, TINY)

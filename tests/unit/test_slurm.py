@@ -122,7 +122,7 @@ def test_waiting_ends_when_the_jobs_have_left_the_queue(
         if len(naps) == 3:
             (tmp_path / "squeue.txt").write_text(row(22, "RUNNING", "rule_train_wildcards_base"))
 
-    slurm.wait_for(slurm.left_behind(FOLDER), FOLDER, pytest.fail, sleep=nap)
+    slurm.wait_for(slurm.left_behind(FOLDER), FOLDER, tell=pytest.fail, sleep=nap)
     assert naps == [slurm.POLL_S] * 3
 
 
@@ -141,9 +141,9 @@ def test_waiting_goes_on_while_the_queue_does_not_answer(
             (tmp_path / "squeue.txt").write_text("")
             os.rename(tmp_path / "squeue-away", tmp_path / "squeue")
 
-    slurm.wait_for(jobs, FOLDER, told.append, sleep=nap)
+    slurm.wait_for(jobs, FOLDER, tell=told.append, sleep=nap)
     assert len(naps) == 2
-    assert told == [f"squeue: SLURM does not answer; it is asked again every {slurm.POLL_S:.0f} s"]
+    assert told == ["squeue: SLURM does not answer; it is asked again until it does"]
 
 
 def test_the_profile_names_its_jobs_so_that_they_are_found() -> None:
