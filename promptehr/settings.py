@@ -440,6 +440,14 @@ class EvaluatePrivacy(Section):
     """Codes a record needs to count as an exact copy."""
     min_members: Count = 300
     """Members and non-members an attack needs; fewer give null with the reason."""
+    attacked_patients: Count = 10_000
+    """Patients of a set, at most, that an attack asks about; it looks for them among all published ones."""
+
+    @model_validator(mode="after")
+    def members_enough_are_asked_about(self) -> "EvaluatePrivacy":
+        if self.attacked_patients < self.min_members:
+            raise ValueError(f"attacked_patients must be at least min_members ({self.min_members})")
+        return self
 
 
 class Report(Section):

@@ -13,40 +13,39 @@ import numpy as np
 from promptehr.metrics import bootstrap
 from promptehr.metrics.incidence import Bools, Floats, Matrix
 from promptehr.metrics.neighbours import nearest_row
-from promptehr.metrics.records import Records
+from promptehr.metrics.records import Records, at_most, drawn
 
 FREQUENT = 0.01  # share of the training patients from which on a code counts as known
 
 
 def attributes(
-    synthetic: Records, train: Records, held_out: Records, *, resamples: int, seed: int
+    synthetic: Records, train: Records, held_out: Records, *, most: int, resamples: int, seed: int
 ) -> dict[str, Any]:
     """F1 of the guessed rare codes of all attacked patients together, and its excess.
 
-    Attacked are training patients with a frequent code and a rare one; published are equally many
-    synthetic and held-out patients. F1 = 2 x right / (guessed + rare codes there are): 0 if no
+    Attacked are training patients with a frequent code and a rare one, `most` at most; published are
+    equally many synthetic and held-out patients. F1 = 2 x right / (guessed + rare codes there are): 0 if no
     guess is right, 1 if all are and none is missing, near 1 for published training records as
     far as the drawn ones are those attacked. Intervals resample the attacked patients.
     """
     generator = np.random.default_rng(seed)
     known = np.asarray(train.ever.mean(axis=0)).ravel() >= FREQUENT
-    targets = _attackable(train.ever, known)
+    targets = at_most(train.rows(_attackable(train.ever, known)), most, generator)
     size = min(len(synthetic), len(held_out))
-    attacked = {"attacked": int(targets.sum()), "published": size}
-    if not targets.any() or not size:
+    attacked = {"attacked": len(targets), "published": size}
+    if not len(targets) or not size:
         nothing = dict.fromkeys(("synthetic", "held_out", "excess", "interval"))
         return {**attacked, **nothing, "reason": "no patient to attack, or none published"}
     counts = {}
     for name, side in (("synthetic", synthetic), ("held_out", held_out)):
-        published = side.ever[np.sort(generator.permutation(len(side))[:size])]
-        counts[name] = guesses(train.ever[targets], published, known)
-    drawn = _excess_draws(counts["synthetic"], counts["held_out"], generator, resamples)
+        counts[name] = guesses(targets.ever, drawn(side, size, generator).ever, known)
+    excesses = _excess_draws(counts["synthetic"], counts["held_out"], generator, resamples)
     values = {name: float(f1(found.sum(axis=0))) for name, found in counts.items()}
     return {
         **attacked,
         **values,
         "excess": values["synthetic"] - values["held_out"],
-        "interval": bootstrap.interval(drawn),
+        "interval": bootstrap.interval(excesses),
     }
 
 
@@ -70,11 +69,11 @@ def _attackable(ever: Matrix, known: Bools) -> Bools:
 
 def _excess_draws(ours: Floats, theirs: Floats, generator: np.random.Generator, resamples: int) -> Floats:
     """[resamples] excess among resampled patients, the same for both sides."""
-    drawn = []
+    excesses = []
     for count in bootstrap.blocks(resamples):
         weights = bootstrap.weights(generator, len(ours), count)
-        drawn.append(f1(weights @ ours) - f1(weights @ theirs))
-    return np.concatenate(drawn)
+        excesses.append(f1(weights @ ours) - f1(weights @ theirs))
+    return np.concatenate(excesses)
 
 
 def _row_sums(matrix: Matrix) -> Floats:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from promptehr.metrics.incidence import Floats, Ints
+from promptehr.metrics.incidence import Bools, Floats, Ints
 from promptehr.metrics.membership import p_value
 from promptehr.metrics.neighbours import nearest
 from promptehr.metrics.records import Records, copies_alarm
@@ -68,6 +68,7 @@ def _publishers(
     members = generator.permutation(np.flatnonzero(train.long))[: len(others)]
     asked = (train.rows(members), held_out.rows(others))
     distances = [nearest(side.ever, held_out.ever[released]) for side in asked]
+    known = np.isin(held_out.keys, train.keys) & held_out.long
     alarms, done = [], 0
     for share in SHARES:
         count = round(share * len(train))
@@ -82,15 +83,15 @@ def _publishers(
         rest = generator.choice(released, len(train) - count)
         alarms.append(
             Alarms(
-                _copies(train, held_out, copied[:count], rest),
+                _copies(train, held_out, known, copied[:count], rest),
                 p_value(*distances, resamples=RELABELLINGS, generator=generator) <= LEVEL,
             )
         )
     return alarms
 
 
-def _copies(train: Records, held_out: Records, copied: Ints, rest: Ints) -> bool:
-    known = np.isin(held_out.keys, train.keys) & held_out.long
+def _copies(train: Records, held_out: Records, known: Bools, copied: Ints, rest: Ints) -> bool:
+    """Whether exact copies give the publisher away; `known` are long held-out records also in training."""
     found = int(train.long[copied].sum() + known[rest].sum())
     of = int(train.long[copied].sum() + held_out.long[rest].sum())
     return copies_alarm(found, of, int(known.sum()), int(held_out.long.sum()))

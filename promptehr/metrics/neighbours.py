@@ -34,9 +34,10 @@ def nearest_row(queries: Matrix, references: Matrix) -> Ints:
     """[Q] the reference nearest to each query, the first of equally near ones; -1 if none shares a code."""
     found = np.full(queries.shape[0], -1)
     for rows, columns, similarity in _similarities(queries, references, itself=False):
-        order = np.lexsort((columns, -similarity, rows))
-        first = order[np.flatnonzero(np.diff(rows[order], prepend=-1))]
-        found[rows[first]] = columns[first]
+        filled = np.flatnonzero(np.diff(rows, prepend=-1))
+        best = np.repeat(np.maximum.reduceat(similarity, filled), np.diff(filled, append=len(rows)))
+        nearest_ones = np.where(similarity == best, columns, references.shape[0])
+        found[rows[filled]] = np.minimum.reduceat(nearest_ones, filled)
     return found
 
 

@@ -3,7 +3,9 @@
 Turns three sets of records (synthetic, training, held-out: valid and test) into attacks, planted
 controls and a gate. Distances are Jaccard distances of the records' sets of codes; demographics
 are never compared. Held-out patients come from the same hospital as the training ones and were
-seen by no generator: what an attack finds about them, it finds by chance.
+seen by no generator: what an attack finds about them, it finds by chance. Of large cohorts an attack
+asks about a draw of patients, and looks for them among all that are published: power is kept, and
+time grows with the patients instead of with their square. Exact copies are looked for among all.
 """
 
 from typing import Any
@@ -16,7 +18,7 @@ from promptehr.metrics.controls import LEVEL, controls, doubt
 from promptehr.metrics.incidence import Floats
 from promptehr.metrics.membership import attack
 from promptehr.metrics.neighbours import nearest
-from promptehr.metrics.records import Records, copies
+from promptehr.metrics.records import Records, at_most, copies, drawn
 
 QUANTILES = (5, 25, 50, 75, 95)
 RULE = (
@@ -35,6 +37,7 @@ def privacy(
     held_out: Records,
     *,
     min_members: int,
+    attacked_patients: int,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -45,25 +48,24 @@ def privacy(
         train: Patients the generator saw.
         held_out: Patients it did not see.
         min_members: Members and non-members that the membership attack needs.
+        attacked_patients: Patients of each set, at most, that an attack asks about.
         resamples: Resamples and relabellings behind intervals and p-values.
         seed: Of all draws; every metric starts anew from it.
     """
     copied = copies(synthetic, train, held_out)
-    attacked = membership(synthetic, train, held_out, min_members=min_members, resamples=resamples, seed=seed)
+    options = {"most": attacked_patients, "resamples": resamples, "seed": seed}
+    attacked = membership(synthetic, train, held_out, min_members=min_members, **options)
     if attacked["alarm"] is None:
         planted: dict[str, Any] = {"controls": None, "reason": attacked["reason"]}
     else:
-        to_train = nearest(held_out.ever, train.ever)
-        planted = {"controls": controls(train, held_out, to_train, np.random.default_rng(seed))}
+        planted = {"controls": _planted(train, held_out, most=attacked_patients, seed=seed)}
     return {
         "patients": {"synthetic": len(synthetic), "train": len(train), "held_out": len(held_out)},
         "copies": copied,
         "membership": attacked,
-        "distances": distances(synthetic, train, held_out, resamples=resamples, seed=seed),
-        "adversarial_accuracy": adversarial_accuracy(
-            synthetic, train, held_out, resamples=resamples, seed=seed
-        ),
-        "attributes": attributes(synthetic, train, held_out, resamples=resamples, seed=seed),
+        "distances": distances(synthetic, train, held_out, **options),
+        "adversarial_accuracy": adversarial_accuracy(synthetic, train, held_out, **options),
+        "attributes": attributes(synthetic, train, held_out, **options),
         "planted": planted,
         "gate": gate(copied, attacked, planted),
     }
@@ -80,14 +82,28 @@ def gate(copied: dict[str, Any], attacked: dict[str, Any], planted: dict[str, An
     return {**judged, "passed": not alarms}
 
 
+def _planted(train: Records, held_out: Records, *, most: int, seed: int) -> dict[str, Any]:
+    """The planted controls; half of the held-out patients are released, the others asked about."""
+    generator = np.random.default_rng(seed)
+    known = at_most(held_out, 2 * most, generator)
+    return controls(train, known, nearest(known.ever, train.ever), generator)
+
+
 def membership(
-    synthetic: Records, train: Records, held_out: Records, *, min_members: int, resamples: int, seed: int
+    synthetic: Records,
+    train: Records,
+    held_out: Records,
+    *,
+    min_members: int,
+    most: int,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """The attack of `metrics.membership` by distance to the nearest synthetic patient.
 
     Members are a draw from the long training records, non-members one as large from the long
-    held-out ones. Records of fewer codes are shared by many patients: they would fill the 1 % of
-    false alarms and hide what longer ones give away.
+    held-out ones, `most` at most. Records of fewer codes are shared by many patients: they would
+    fill the 1 % of false alarms and hide what longer ones give away.
     """
     generator = np.random.default_rng(seed)
     pools = [np.flatnonzero(side.long) for side in (train, held_out)]
@@ -98,7 +114,7 @@ def membership(
             ("auc", "auc_interval", "tpr_at_1_percent_fpr", "tpr_interval", "p_value", "alarm")
         )
         return {"members": size, "non_members": size, **nothing, "reason": reason}
-    members, others = (np.sort(generator.permutation(pool)[:size]) for pool in pools)
+    members, others = (np.sort(generator.permutation(pool)[: min(size, most)]) for pool in pools)
     result = attack(
         nearest(train.ever[members], synthetic.ever),
         nearest(held_out.ever[others], synthetic.ever),
@@ -112,9 +128,11 @@ def membership(
 
 
 def distances(
-    synthetic: Records, train: Records, held_out: Records, *, resamples: int, seed: int
+    synthetic: Records, train: Records, held_out: Records, *, most: int, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Distance to the nearest neighbour among equally many training and held-out patients.
+
+    Of synthetic patients, and for comparison of held-out ones, `most` at most.
 
     `closer_to_train` is the share of synthetic patients nearer to a training than to a held-out
     patient, ties one half, with a 95 % interval over synthetic patients: 0.5 if nothing leaks,
@@ -123,23 +141,25 @@ def distances(
     """
     generator = np.random.default_rng(seed)
     size = min(len(train), len(held_out))
-    ours, theirs = (_drawn(side, size, generator) for side in (train, held_out))
-    to_train, to_held_out = nearest(synthetic.ever, ours.ever), nearest(synthetic.ever, theirs.ever)
+    ours, theirs = (drawn(side, size, generator) for side in (train, held_out))
+    asked, others = (at_most(side, most, generator) for side in (synthetic, theirs))
+    to_train, to_held_out = nearest(asked.ever, ours.ever), nearest(asked.ever, theirs.ever)
     nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
-    drawn = _resampled_mean(nearer, generator, resamples)
+    means = _resampled_mean(nearer, generator, resamples)
     return {
+        "synthetic": len(asked),
         "neighbours": size,
         "synthetic_to_train": _spread(to_train),
         "synthetic_to_held_out": _spread(to_held_out),
-        "held_out_to_train": _spread(nearest(theirs.ever, ours.ever)),
-        "closer_to_train": {"value": float(nearer.mean()), "interval": bootstrap.interval(drawn)},
+        "held_out_to_train": _spread(nearest(others.ever, ours.ever)),
+        "closer_to_train": {"value": float(nearer.mean()), "interval": bootstrap.interval(means)},
     }
 
 
 def adversarial_accuracy(
-    synthetic: Records, train: Records, held_out: Records, *, resamples: int, seed: int
+    synthetic: Records, train: Records, held_out: Records, *, most: int, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Nearest-neighbour adversarial accuracy (Yale et al. 2020), on equally many of each.
+    """Nearest-neighbour adversarial accuracy (Yale et al. 2020), on equally many of each, `most` at most.
 
     Against a set R: half the share of patients of R whose nearest synthetic patient is farther
     than their nearest other patient of R, plus half the same with the roles changed; ties one
@@ -149,22 +169,22 @@ def adversarial_accuracy(
     Intervals resample patients with their distances as they are.
     """
     generator = np.random.default_rng(seed)
-    size = min(len(synthetic), len(train), len(held_out))
+    size = min(len(synthetic), len(train), len(held_out), most)
     if size < 2:
         nothing = dict.fromkeys(("train", "held_out", "privacy_loss"))
         return {"patients": size, **nothing, "reason": "fewer than two patients in one set"}
-    fake, ours, theirs = (_drawn(side, size, generator) for side in (synthetic, train, held_out))
+    fake, ours, theirs = (drawn(side, size, generator) for side in (synthetic, train, held_out))
     apart = nearest(fake.ever, fake.ever, itself=True)
     sides = {name: _told_apart(fake, real, apart) for name, real in (("train", ours), ("held_out", theirs))}
     # One resample of the synthetic patients serves both sets, so that it cancels in the loss.
-    drawn = []
+    accuracies = []
     for count in bootstrap.blocks(resamples):
         weights = bootstrap.weights(generator, size, count) / size
         fresh = {name: bootstrap.weights(generator, size, count) / size for name in sides}
-        drawn.append(
+        accuracies.append(
             [(fresh[name] @ of_real + weights @ of_fake) / 2 for name, (of_real, of_fake) in sides.items()]
         )
-    resampled = dict(zip(sides, np.concatenate(drawn, axis=1), strict=True))
+    resampled = dict(zip(sides, np.concatenate(accuracies, axis=1), strict=True))
     value = {name: float((of_real.mean() + of_fake.mean()) / 2) for name, (of_real, of_fake) in sides.items()}
     value["privacy_loss"] = value["held_out"] - value["train"]
     resampled["privacy_loss"] = resampled["held_out"] - resampled["train"]
@@ -185,10 +205,6 @@ def _told_apart(fake: Records, real: Records, fake_apart: Floats) -> tuple[Float
         (across_real > real_apart) + 0.5 * (across_real == real_apart),
         (across_fake > fake_apart) + 0.5 * (across_fake == fake_apart),
     )
-
-
-def _drawn(records: Records, size: int, generator: np.random.Generator) -> Records:
-    return records.rows(np.sort(generator.permutation(len(records))[:size]))
 
 
 def _resampled_mean(values: Floats, generator: np.random.Generator, resamples: int) -> Floats:

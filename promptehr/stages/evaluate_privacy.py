@@ -44,6 +44,7 @@ def evaluate(
             for frame in (synthetic, train, held_out)
         ),
         min_members=settings.min_members,
+        attacked_patients=settings.attacked_patients,
         resamples=settings.bootstrap,
         seed=settings.seed,
     )

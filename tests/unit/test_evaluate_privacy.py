@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from promptehr.errors import ArtifactError
+from promptehr.errors import ArtifactError, SettingsError
 from promptehr.settings import from_assignments
 from promptehr.stages import evaluate_privacy
 from tests.record_builders import cohort, digest, seal
@@ -58,3 +58,8 @@ def test_splits_of_another_run_are_refused(tmp_path: Path) -> None:
     inputs.valid.write_bytes(inputs.test.read_bytes())
     with pytest.raises(ArtifactError, match="rerun records, they are not of one run"):
         evaluated(inputs, tmp_path / "privacy.json")
+
+
+def test_fewer_attacked_patients_than_an_attack_needs_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"attacked_patients must be at least min_members \(300\)"):
+        from_assignments("evaluate_privacy", ["evaluate_privacy.attacked_patients=200"])
