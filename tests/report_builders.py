@@ -97,6 +97,7 @@ def likelihood(unknown: str = "the source is not simulated") -> dict[str, Any]:
         "baselines": {name: classes(perplexity) for name, perplexity in baselines},
         "optimum": {"prompt": {"codes": nothing}, "history": {"codes": nothing}},
         "gap_closed": {"prompt": gap, "history": gap},
+        "gap_closed_all": {"prompt": gap},
         "leak": {"alarm": None, "reason": unknown},
         "conditioning": {name: heeded(gap) for name in ("gender", "age", "ethnicity")},
         "unknown_share": 0.012,

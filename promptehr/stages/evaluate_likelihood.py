@@ -19,7 +19,7 @@ import torch
 from promptehr import artifacts, baselines, schemas, tokens
 from promptehr.errors import ArtifactError
 from promptehr.metrics import likelihood
-from promptehr.metrics.likelihood import Array, Classes, Resamples, Scores
+from promptehr.metrics.likelihood import Array, Bools, Classes, Resamples, Scores
 from promptehr.model import conditioning, device, load, scoring
 from promptehr.model.batches import TokenStore
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
@@ -116,12 +116,19 @@ def evaluate(
     resamples = Resamples(len(test), resamples=settings.bootstrap, seed=settings.seed)
     measured = {name: likelihood.measured(s, classes, test, resamples) for name, s in model.items()}
     unknown = int((test.tokens == vocabulary.unknown).sum())
+
+    def gap(name: str, of_class: Bools) -> dict[str, Any]:
+        return _gap_closed(model[name], simple["demographic_unigram"], known, of_class, test, resamples)
+
     return {
         "headline": "prompt",
         "conditions": measured,
         "baselines": {name: likelihood.measured(s, classes, test, resamples) for name, s in simple.items()},
         "optimum": _optimum(known, classes, test, resamples),
-        "gap_closed": _gap_closed(model, simple, known, classes, test, resamples),
+        # Codes alone can be had cheaper by a model that ends visits too late, so every token counts too;
+        # under `history` only those do that have a later visit, and chance ends no visit of theirs.
+        "gap_closed": {name: gap(name, classes.codes) for name in ("prompt", "history")},
+        "gap_closed_all": {"prompt": gap("prompt", classes.named()["all"])},
         "leak": _leak(model["prompt"], known, classes, test),
         "unknown_share": unknown / (unknown + int(classes.codes.sum())),
         "patients": len(test),
@@ -251,24 +258,13 @@ def _optimum(known: Known, classes: Classes, test: Cohort, resamples: Resamples)
 
 
 def _gap_closed(
-    model: Mapping[str, Scores],
-    simple: Mapping[str, Scores],
-    known: Known,
-    classes: Classes,
-    test: Cohort,
-    resamples: Resamples,
+    model: Scores, baseline: Scores, known: Known, tokens_of_class: Bools, test: Cohort, resamples: Resamples
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name in ("prompt", "history"):
-        inside = classes.codes & model[name].scored
-        if known.scores is None or not inside.any():
-            reason = known.reason or "no code is scored under this condition"
-            found[name] = {"value": None, "interval": None, "reason": reason}
-        else:
-            found[name] = likelihood.gap_closed(
-                model[name], simple["demographic_unigram"], known.scores, inside, test, resamples
-            )
-    return found
+    inside = tokens_of_class & model.scored
+    if known.scores is None or not inside.any():
+        reason = known.reason or "no token of this class is scored under this condition"
+        return {"value": None, "interval": None, "reason": reason}
+    return likelihood.gap_closed(model, baseline, known.scores, inside, test, resamples)
 
 
 def _leak(prompt: Scores, known: Known, classes: Classes, test: Cohort) -> dict[str, Any]:

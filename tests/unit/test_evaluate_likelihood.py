@@ -68,6 +68,23 @@ def test_the_headline_is_a_condition_that_does_not_see_the_answer() -> None:
     assert found["conditions"]["copy"]["codes"]["perplexity"] < 1.01
 
 
+def test_codes_had_cheaper_by_late_ends_of_visits_show_in_the_gap_of_every_token() -> None:
+    people = cohort(*random_patients(30, seed=1))
+    classes = Classes.of(people, VOCABULARY)
+    everything = classes.named()["all"]
+
+    def giving(code: float, structure: float) -> Scores:
+        return Scores(np.log(np.where(classes.codes, code, structure)), everything)
+
+    model = dict.fromkeys(scoring.CONDITIONS, giving(code=0.25, structure=0.05))
+    simple = dict.fromkeys(("unigram", "demographic_unigram", "bigram"), giving(code=0.125, structure=0.5))
+    known = Known(giving(code=0.5, structure=0.5), {}, None)
+    settings = EvaluateLikelihood(bootstrap=100)
+    found = evaluate_likelihood.evaluate(model, simple, known, people, VOCABULARY, settings)
+    assert found["gap_closed"]["prompt"]["value"] == pytest.approx(0.5)
+    assert found["gap_closed_all"]["prompt"]["value"] < 0
+
+
 def test_every_condition_scores_the_tokens_it_says() -> None:
     classes = scored_copier("prompt")[1]
     everything = classes.named()["all"]
@@ -122,7 +139,8 @@ def test_the_document_has_the_keys_others_rely_on(document: dict[str, Any]) -> N
 
 def test_without_a_process_the_optimum_is_null_with_a_reason(document: dict[str, Any]) -> None:
     found = document["likelihood"]
-    for part in (found["optimum"]["prompt"]["codes"], found["gap_closed"]["prompt"], found["leak"]):
+    gaps = (found["gap_closed"]["prompt"], found["gap_closed_all"]["prompt"])
+    for part in (found["optimum"]["prompt"]["codes"], *gaps, found["leak"]):
         assert "not simulated" in part["reason"]
     assert found["optimum"]["prompt"]["codes"]["nll"] is None
     assert found["gap_closed"]["prompt"]["value"] is None

@@ -173,11 +173,13 @@ def test_reason_is_the_one_nearest_to_the_missing_value() -> None:
 def test_optimum_gives_the_share_of_the_gap_and_a_quiet_alarm() -> None:
     scored = build.likelihood()
     scored["gap_closed"]["prompt"] = {"value": 0.4, "interval": [0.3, 0.5]}
+    scored["gap_closed_all"]["prompt"] = {"value": 0.2, "interval": [0.1, 0.3]}
     scored["leak"] = {"alarm": False, "mean": 12.5, "standard_errors": 20.0}
     one = Experiment("base", {"evaluate_likelihood": {"likelihood": scored}})
     table = likelihood.section(assemble(material(one), build.settings(), {})).views[1]
     assert isinstance(table, Table)
-    assert [row[1].text for row in table.rows] == ["40.00 [30.00, 50.00] %", "—", "12.50", "20.0", "quiet"]
+    gaps = ["40.00 [30.00, 50.00] %", "20.00 [10.00, 30.00] %", "—"]
+    assert [row[1].text for row in table.rows] == [*gaps, "12.50", "20.0", "quiet"]
 
 
 def test_leak_alarm_stands_out() -> None:
