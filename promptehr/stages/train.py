@@ -6,7 +6,6 @@ there and ends with the bytes of an undisturbed one.
 
 import json
 import logging
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
 from promptehr import artifacts, locks, provenance, schemas, tokens
-from promptehr.errors import ArtifactError, NonFiniteError, SettingsError
+from promptehr.errors import ArtifactError, SettingsError
 from promptehr.model import (
     checkpoint,
     config,
@@ -31,10 +29,11 @@ from promptehr.model import (
     pretrained,
     promptbart,
     publish,
+    resume,
     signals,
 )
-from promptehr.model.batches import TokenStore, derived_seed, epoch_starts
-from promptehr.model.checkpoint import Checkpoints, Saved
+from promptehr.model.batches import TokenStore, derived_seed
+from promptehr.model.checkpoint import Checkpoints
 from promptehr.model.state import Hooks, LoopState
 from promptehr.model.watching import Board
 from promptehr.settings import Runtime, Settings, Train, assignments, run_key_settings
@@ -80,7 +79,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
             ownership.claim(folder, key, may_start_over=runtime.resume == "auto")
             checkpoints = Checkpoints(folder, keep=train.keep_checkpoints, run=ownership.digest(key))
             model = start(stores["train"], vocabulary, train)
-            state = start_or_resume(
+            state = resume.start_or_resume(
                 checkpoints, model, stores["train"], inputs.init_from, train, runtime, where
             )
             artifacts.write_bytes(folder / "history.jsonl", history_lines(state.history))
@@ -184,107 +183,6 @@ def start(
     )
 
 
-def start_or_resume(
-    checkpoints: Checkpoints,
-    model: promptbart.PromptBartForConditionalGeneration,
-    store: TokenStore,
-    init_from: Path | None,
-    train: Train,
-    runtime: Runtime,
-    where: torch.device,
-) -> LoopState:
-    """The state of the newest whole checkpoint, or of the one asked for, or a fresh one."""
-    saved = find(checkpoints, store, train, runtime)
-    if saved is None and init_from is not None:
-        copied = pretrained.start_from(init_from, model)
-        logger.info("starting from %d tensors of %s", copied, init_from)
-    state = loop.start_state(model.to(where), train)
-    if saved is not None:
-        restore(state, saved)
-        logger.info("continuing after step %d", state.step)
-        if (here := origin(where)) != saved.origin:
-            logger.warning(
-                "checkpoint was written under %s, this is %s: bytes may differ", saved.origin, here
-            )
-    return state
-
-
-def find(checkpoints: Checkpoints, store: TokenStore, train: Train, runtime: Runtime) -> Saved | None:
-    """The checkpoint to continue from.
-
-    Raises:
-        ArtifactError: if one is required or named and there is none.
-    """
-    if runtime.resume not in ("auto", "require"):
-        return checkpoints.named(runtime.resume)
-    starts = epoch_starts(store, train)
-    saved = checkpoints.newest(at_most=starts[loop.ends_after([], train)])
-    if saved is not None:
-        # With less patience than the run had so far, it ends earlier than its newest checkpoint.
-        saved = checkpoints.newest(at_most=starts[loop.ends_after(saved.values["history"], train)])
-    if saved is None and runtime.resume == "require":
-        raise ArtifactError(f"{checkpoints.folder}: no whole checkpoint of this run to resume from")
-    return saved
-
-
-def capture(state: LoopState, train: Train, where: torch.device) -> Saved:
-    """All that must survive a kill; `restore` is its inverse."""
-    return Saved(
-        step=state.step,
-        weights=finite_weights(state),
-        tensors={"optimizer": state.optimizer.state_dict(), "sums": state.sums.cpu()},
-        values={
-            "best_step": state.best_step,
-            "best_nll": state.best_nll,
-            "history": state.history,
-            "needs": needed_steps(state, train),
-        },
-        origin=origin(where),
-    )
-
-
-def finite_weights(state: LoopState) -> dict[str, torch.Tensor]:
-    """The weights on the CPU.
-
-    Raises:
-        NonFiniteError: naming the first that is not a finite number: no loss has met it yet.
-    """
-    weights = checkpoint.weights_of(state.model)
-    if (name := checkpoint.not_finite(weights)) is not None:
-        raise NonFiniteError(
-            f"step {state.step}: weight {name} is not finite; the last finite checkpoint is kept. Lower"
-            " train.learning_rate, or set train.precision to fp32"
-        )
-    return weights
-
-
-def needed_steps(state: LoopState, train: Train) -> list[int]:
-    """Steps whose weights a checkpoint cannot do without: the best so far, and the one to publish."""
-    named = [record["step"] for record in state.history if record["epoch"] == train.publish]
-    return sorted({*named, *([] if state.best_step is None else [state.best_step])})
-
-
-def restore(state: LoopState, saved: Saved) -> None:
-    """Put a saved state into a fresh one."""
-    checkpoint.restore_weights(state.model, saved.weights)
-    state.optimizer.load_state_dict(dict(saved.tensors["optimizer"]))
-    state.sums.copy_(saved.tensors["sums"])
-    state.step = saved.step
-    state.best_step, state.best_nll = saved.values["best_step"], saved.values["best_nll"]
-    state.history = list(saved.values["history"])
-
-
-def origin(where: torch.device) -> dict[str, Any]:
-    """What a run's bytes depend on besides its key."""
-    return {
-        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "python": ".".join(map(str, sys.version_info[:2])),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
 def hooks_for(
     checkpoints: Checkpoints,
     train: Train,
@@ -298,17 +196,17 @@ def hooks_for(
     def timed(epoch: int, seconds: float, scored: float) -> None:
         if not scored:
             return  # a run that was stopped between the last step of an epoch and its judgement
-        line = {"epoch": epoch, "seconds": seconds, "tokens_per_s": scored / seconds, **origin(where)}
+        line = {"epoch": epoch, "seconds": seconds, "tokens_per_s": scored / seconds, **resume.origin(where)}
         with (checkpoints.folder / "timing.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, sort_keys=True) + "\n")
 
     def save(state: LoopState) -> None:
         held.require()
-        checkpoints.save(capture(state, train, where))
+        checkpoints.save(resume.capture(state, train, where))
 
     def save_weights(state: LoopState) -> None:
         held.require()
-        checkpoints.save_weights(state.step, finite_weights(state))
+        checkpoints.save_weights(state.step, resume.finite_weights(state))
 
     live = checkpoints.folder / "history.jsonl"
 
@@ -407,7 +305,7 @@ def restore_chosen(state: LoopState, checkpoints: Checkpoints, record: Mapping[s
                 f" that was, or delete {checkpoints.folder} to train again"
             )
         checkpoint.restore_weights(state.model, weights)
-    finite_weights(state)
+    resume.finite_weights(state)
 
 
 def history_lines(history: list[dict[str, Any]]) -> bytes:
