@@ -217,11 +217,16 @@ def fitted(model: nn.Module, patients: TokenStore, valid: TokenStore, train: Tra
 
 
 def under_prompt(
-    model: Any, store: TokenStore, condition: Condition, train: Train, between: Callable[[], None]
+    model: Any,
+    store: TokenStore,
+    condition: Condition,
+    train: Train,
+    between: Callable[[], None],
+    log_every_s: float,
 ) -> dict[str, dict[str, Any]]:
     """What the product judges an epoch by, without the conditions that choose nothing."""
     if condition == "prompt":
-        return evaluate(model, store, condition, train, between)
+        return evaluate(model, store, condition, train, between, log_every_s)
     return {"all": {"nll": None}, "codes": {"nll": None}}
 
 

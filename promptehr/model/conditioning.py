@@ -5,6 +5,7 @@ Scores the same patients with other demographics. Works on token ids.
 Shapes: B patients, F values of a feature.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,20 +32,34 @@ class Scorer:
         model: In evaluation mode.
         vocabulary: Of the model.
         batch_tokens: Padded decoder tokens of a batch.
+        log_every_s: Seconds between lines of the log.
     """
 
     def __init__(
-        self, model: PromptBartForConditionalGeneration, vocabulary: Vocabulary, *, batch_tokens: int
+        self,
+        model: PromptBartForConditionalGeneration,
+        vocabulary: Vocabulary,
+        *,
+        batch_tokens: int,
+        log_every_s: float = math.inf,
     ):
         self.model = model
         self.vocabulary = vocabulary
         self.batch_tokens = batch_tokens
+        self.log_every_s = log_every_s
 
     def log_p(self, cohort: Cohort) -> Array:
         """[B] log-probability of each patient's record given the demographics."""
         store = TokenStore.from_cohort(cohort, self.model.device, vocabulary_size=self.vocabulary.size)
         scores: Scores = scoring.score(
-            self.model, cohort, store, "prompt", batch_tokens=self.batch_tokens, seed=0
+            self.model,
+            cohort,
+            store,
+            "prompt",
+            batch_tokens=self.batch_tokens,
+            seed=0,
+            ranked=False,
+            log_every_s=self.log_every_s,
         )
         return per_patient(scores.log_prob, scores.scored, cohort)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from promptehr import tokens
-from promptehr.model import objective
+from promptehr.model import objective, progress
 from promptehr.model.batches import Condition, TokenStore, derived_seed
 from promptehr.model.objective import Batch
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
@@ -31,6 +31,7 @@ def evaluate(
     condition: Condition,
     train: Train,
     between: Callable[[], None] = lambda: None,
+    log_every_s: float = math.inf,
 ) -> dict[str, dict[str, Any]]:
     """NLL, perplexity and accuracy under one condition, over all tokens and over codes.
 
@@ -45,6 +46,7 @@ def evaluate(
         condition: What the encoder sees.
         train: Seed and noise.
         between: Called before every batch; may raise.
+        log_every_s: Seconds between lines of the log.
 
     Returns:
         `all` and `codes`: nll, perplexity, accuracy, tokens; null beside a reason where no label
@@ -54,26 +56,31 @@ def evaluate(
     model.eval()
     noise = torch.Generator(store.device).manual_seed(derived_seed(train.seed, "validation"))
     sums = torch.zeros(2, 3, dtype=torch.float64, device=store.device)
-    for batch in _batches(store, condition, train, noise):
+    chosen = in_batches(store, condition, BATCH_TOKENS)
+    what = f"validation batches, {condition}"
+    for rows in progress.steps(chosen, total=len(chosen), what=what, every_s=log_every_s):
         between()
+        batch = _batch(store, rows, condition, train, noise)
         sums += _counts(model(**batch.inputs, use_cache=False).logits, batch.labels)
     model.train(was_training)
     return {name: _means(*row) for name, row in zip(("all", "codes"), sums.tolist(), strict=True)}
 
 
-def _batches(
-    store: TokenStore, condition: Condition, train: Train, noise: torch.Generator
-) -> Iterator[Batch]:
-    at_least = 2 if condition == "history" else 1
-    eligible = np.flatnonzero(store.visits >= at_least)
-    for chosen in by_length(store.lengths[eligible], BATCH_TOKENS):
-        rows = torch.from_numpy(eligible[chosen]).to(store.device)
-        if condition == "prompt":
-            yield objective.prompt(store, rows)
-        elif condition == "history":
-            yield objective.history(store, rows, torch.ones_like(rows))
-        else:
-            yield objective.denoise(store, rows, train.corruption, noise)
+def in_batches(store: TokenStore, condition: str, batch_tokens: int) -> list[Tensor]:
+    """Rows of the store, batch by batch: of all patients, or under `history` of those with two visits."""
+    eligible = np.flatnonzero(store.visits >= (2 if condition == "history" else 1))
+    chosen = by_length(store.lengths[eligible], batch_tokens)
+    return [torch.from_numpy(eligible[places]).to(store.device) for places in chosen]
+
+
+def _batch(
+    store: TokenStore, rows: Tensor, condition: Condition, train: Train, noise: torch.Generator
+) -> Batch:
+    if condition == "prompt":
+        return objective.prompt(store, rows)
+    if condition == "history":
+        return objective.history(store, rows, torch.ones_like(rows))
+    return objective.denoise(store, rows, train.corruption, noise)
 
 
 def by_length(lengths: tokens.Ints, batch_tokens: int) -> Iterator[tokens.Ints]:

@@ -102,7 +102,7 @@ def fit(
                     require_finite(state, train, starts)
             require_finite(state, train, starts)
             hooks.timed(epoch + 1, time.monotonic() - began, float(state.sums[:, 1].sum()) - before)
-            _end_epoch(state, plan, valid_store, train, hooks, between)
+            _end_epoch(state, plan, valid_store, train, runtime, hooks, between)
 
 
 def ends_after(history: list[dict[str, Any]], train: Train) -> int:
@@ -273,12 +273,13 @@ def _end_epoch(
     plan: Plan,
     store: TokenStore,
     train: Train,
+    runtime: Runtime,
     hooks: Hooks,
     between: Callable[[], None],
 ) -> None:
     """Judge the epoch, note it, and save what has to be kept."""
     epoch = len(state.history) + 1
-    valid = _validation(state, store, train, between)
+    valid = _validation(state, store, train, runtime, between)
     nll = valid["prompt"]["codes"]["nll"]
     is_best = state.best_nll is None or nll < state.best_nll
     if is_best:
@@ -307,7 +308,7 @@ def _end_epoch(
 
 
 def _validation(
-    state: LoopState, store: TokenStore, train: Train, between: Callable[[], None]
+    state: LoopState, store: TokenStore, train: Train, runtime: Runtime, between: Callable[[], None]
 ) -> dict[str, Any]:
     """The numbers of the validation split under each condition.
 
@@ -318,7 +319,7 @@ def _validation(
     found: dict[str, Any] = {}
     for name in CONDITIONS:
         with autocast(train, store.device):
-            found[name] = evaluate(state.model, store, name, train, between)
+            found[name] = evaluate(state.model, store, name, train, between, runtime.log_every_s)
         nll = found[name]["all"]["nll"]
         if nll is not None and not math.isfinite(perplexity(nll)):
             raise NonFiniteError(

@@ -1,13 +1,13 @@
 """A trained model and patients to the log-probability of each of their tokens, per condition.
 
-The model's probabilities are renormalised to the alphabet that baselines and optimum share: <v>,
-<\\v>, END and the codes. What training keeps it from writing has no share in them anyway. Works
-on token ids.
+The alphabet is that of baselines and optimum: <v>, <\\v>, END and the codes. Ranked scores are
+renormalised to it; what training keeps the model from writing has no share in either. Works on
+token ids.
 
 Shapes: N patients of a batch, L decoder tokens, V vocabulary, T tokens of the cohort.
 """
 
-from collections.abc import Iterator
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from promptehr.metrics.likelihood import Scores, later_visits
-from promptehr.model import objective
+from promptehr.model import objective, progress
 from promptehr.model.batches import TokenStore, derived_seed
-from promptehr.model.evaluation import by_length
+from promptehr.model.evaluation import in_batches
 from promptehr.model.objective import Batch
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Corruption
@@ -37,6 +37,8 @@ def score(
     *,
     batch_tokens: int,
     seed: int,
+    ranked: bool = True,
+    log_every_s: float = math.inf,
 ) -> Scores:
     """Scores of all tokens that the decoder writes under a condition.
 
@@ -50,44 +52,43 @@ def score(
         condition: What the encoder sees.
         batch_tokens: Padded decoder tokens of a batch.
         seed: Seed of the noise of `denoise`.
+        ranked: Whether to say as well if a token was the likeliest, or among ten: a third more work.
+        log_every_s: Seconds between lines of the log.
     """
     shape = len(cohort.tokens)
-    log_prob, scored = np.zeros(shape), np.zeros(shape, dtype=bool)
-    top1, top10 = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    scored = np.zeros(shape, dtype=bool)
+    found = (np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool))
     noise = torch.Generator(store.device).manual_seed(derived_seed(seed, "denoise"))
-    for rows, batch in _batches(store, condition, batch_tokens, noise):
-        values = _token_scores(model, batch, store)
-        ends = cohort.offsets[rows + 1]
+    batches, what = in_batches(store, condition, batch_tokens), f"batches scored, {condition}"
+    for rows in progress.steps(batches, total=len(batches), what=what, every_s=log_every_s):
+        batch = _batch(store, rows, condition, noise)
+        ends = cohort.offsets[rows.cpu().numpy() + 1]
         length = (batch.decoder_input_ids != 0).sum(1).cpu().numpy()  # BOS stands for the first label
         place = np.arange(batch.labels.shape[1])
         inside = place < length[:, None]
         target = (ends - length)[:, None] + place
         known = (batch.labels != objective.NOT_SCORED).cpu().numpy()
-        log_prob[target[inside]], top1[target[inside]], top10[target[inside]] = (v[inside] for v in values)
+        values = _ranked(model, batch, store) if ranked else (_alone(model, batch),)
+        for column, new in zip(found, values, strict=False):
+            column[target[inside]] = new[inside]
         scored[target[inside]] = known[inside]
     if condition == "history":
         assert not (scored & ~later_visits(cohort)).any()
-    return Scores(log_prob, scored, top1, top10)
+    log_prob, top1, top10 = found
+    return Scores(log_prob, scored, top1, top10) if ranked else Scores(log_prob, scored)
 
 
-def _batches(
-    store: TokenStore, condition: Condition, batch_tokens: int, noise: torch.Generator
-) -> Iterator[tuple[npt.NDArray[Any], Batch]]:
-    eligible = np.flatnonzero(store.visits >= (2 if condition == "history" else 1))
-    for chosen in by_length(store.lengths[eligible], batch_tokens):
-        rows = torch.from_numpy(eligible[chosen]).to(store.device)
-        if condition == "prompt":
-            batch = objective.prompt(store, rows)
-        elif condition == "history":
-            batch = objective.history(store, rows, torch.ones_like(rows))
-        elif condition == "denoise":
-            batch = objective.denoise(store, rows, Corruption(), noise)
-        else:
-            batch = objective.copy(store, rows)
-        yield eligible[chosen], batch
+def _batch(store: TokenStore, rows: Tensor, condition: Condition, noise: torch.Generator) -> Batch:
+    if condition == "prompt":
+        return objective.prompt(store, rows)
+    if condition == "history":
+        return objective.history(store, rows, torch.ones_like(rows))
+    if condition == "denoise":
+        return objective.denoise(store, rows, Corruption(), noise)
+    return objective.copy(store, rows)
 
 
-def _token_scores(
+def _ranked(
     model: PromptBartForConditionalGeneration, batch: Batch, store: TokenStore
 ) -> tuple[npt.NDArray[Any], ...]:
     """Log-probability over the alphabet, likeliest or not, among ten or not; each [N, L]."""
@@ -97,6 +98,11 @@ def _token_scores(
     log_prob = answer - logits.logsumexp(2)
     better = (logits > answer[..., None]).sum(2)
     return tuple(_host(values) for values in (log_prob.double(), better < 1, better < 10))
+
+
+def _alone(model: PromptBartForConditionalGeneration, batch: Batch) -> npt.NDArray[Any]:
+    """[N, L] log-probability of the answers."""
+    return _host(model(**batch.inputs, answers=batch.labels.clamp(min=0), use_cache=False).logits.double())
 
 
 def _host(values: Tensor) -> npt.NDArray[Any]:

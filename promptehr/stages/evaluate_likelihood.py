@@ -78,7 +78,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     }
     where = device.decide(runtime)
     trained = load(inputs.model, where)
-    model = score_model(trained, splits["test"], vocabulary, where, chosen)
+    model = score_model(trained, splits["test"], vocabulary, where, chosen, runtime)
     logger.info("model scored")
     simple: dict[str, Scores] = {
         name: Scores(fitted.log_probs(splits["test"]), Classes.of(splits["test"], vocabulary).named()["all"])
@@ -87,7 +87,9 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     }
     known = optimum(inputs, splits["test"], vocabulary)
     content = evaluate(model, simple, known, splits["test"], vocabulary, chosen)
-    scorer = conditioning.Scorer(trained, vocabulary, batch_tokens=chosen.batch_tokens)
+    scorer = conditioning.Scorer(
+        trained, vocabulary, batch_tokens=chosen.batch_tokens, log_every_s=runtime.log_every_s
+    )
     content["conditioning"] = heeded(scorer, splits["test"], splits["train"], known, chosen)
     read = {name: path for name, path in vars(inputs).items() if path is not None}
     artifacts.write_sealed(
@@ -155,12 +157,19 @@ def score_model(
     vocabulary: Vocabulary,
     where: torch.device,
     settings: EvaluateLikelihood,
+    runtime: Runtime,
 ) -> dict[str, Scores]:
     """Scores under every condition."""
     store = TokenStore.from_cohort(cohort, where, vocabulary_size=vocabulary.size)
     return {
         name: scoring.score(
-            trained, cohort, store, name, batch_tokens=settings.batch_tokens, seed=settings.seed
+            trained,
+            cohort,
+            store,
+            name,
+            batch_tokens=settings.batch_tokens,
+            seed=settings.seed,
+            log_every_s=runtime.log_every_s,
         )
         for name in scoring.CONDITIONS
     }

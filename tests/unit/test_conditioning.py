@@ -23,12 +23,19 @@ class Believer(torch.nn.Module):
         self.feature = feature
 
     def forward(
-        self, x_num: torch.Tensor, x_cat: torch.Tensor, decoder_input_ids: torch.Tensor, **_: Any
+        self,
+        x_num: torch.Tensor,
+        x_cat: torch.Tensor,
+        decoder_input_ids: torch.Tensor,
+        answers: torch.Tensor,
+        **_: Any,
     ) -> Any:
         value = {"gender": x_cat[:, 0], "ethnicity": x_cat[:, 1], "age": x_num[:, 0]}[self.feature]
         logits = torch.zeros(*decoder_input_ids.shape, SIZE)
         logits[:, :, 6] = torch.where(value > 0, np.log(4.0), 0.0)[:, None]
-        return type("Output", (), {"logits": logits})
+        log_p = logits[..., 3:-2].log_softmax(-1)  # over <v>, <\\v>, END and the codes
+        chosen = log_p.gather(2, (answers - 3).clamp(min=0)[..., None])[..., 0]
+        return type("Output", (), {"logits": chosen})
 
 
 def scorer(feature: str) -> conditioning.Scorer:

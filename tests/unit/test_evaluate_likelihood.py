@@ -1,6 +1,7 @@
 """The likelihood stage: the headline's condition, a planted copier, the optimum, the document."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from promptehr import artifacts, schemas
 from promptehr.errors import ArtifactError
 from promptehr.metrics.likelihood import Classes, Scores
-from promptehr.model import scoring
+from promptehr.model import config, objective, promptbart, scoring
 from promptehr.model.batches import TokenStore
 from promptehr.settings import EvaluateLikelihood, Runtime, parse
 from promptehr.simulation.scope import changed_process
@@ -83,6 +84,23 @@ def test_codes_had_cheaper_by_late_ends_of_visits_show_in_the_gap_of_every_token
     found = evaluate_likelihood.evaluate(model, simple, known, people, VOCABULARY, settings)
     assert found["gap_closed"]["prompt"]["value"] == pytest.approx(0.5)
     assert found["gap_closed_all"]["prompt"]["value"] < 0
+
+
+def test_scores_without_ranks_are_the_same_and_say_how_far_they_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    people = cohort(*random_patients(30, seed=1))
+    store = TokenStore.from_cohort(people, "cpu", vocabulary_size=SIZE)
+    shape = config.from_settings(tiny_settings().train, SIZE)
+    model = promptbart.start(shape, objective.log_unigram(store), seed=1).eval()
+    options: dict[str, Any] = {"batch_tokens": 256, "seed": 1}
+    ranked = scoring.score(model, people, store, "history", **options)
+    with caplog.at_level(logging.INFO):
+        alone = scoring.score(model, people, store, "history", **options, ranked=False, log_every_s=0.0)
+    assert np.allclose(alone.log_prob, ranked.log_prob, atol=1e-5)
+    assert (alone.scored == ranked.scored).all()
+    assert (alone.top1, alone.top10) == (None, None)
+    assert caplog.messages[-1].endswith("batches scored, history")
 
 
 def test_every_condition_scores_the_tokens_it_says() -> None:

@@ -504,6 +504,13 @@ def test_evaluation_leaves_the_model_in_its_mode_and_repeats() -> None:
     assert found[0] == found[1]
 
 
+def test_judging_an_epoch_says_how_far_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    patients = store([[6]])
+    with caplog.at_level(logging.INFO):
+        evaluate(uniform(patients), patients, "prompt", tiny_train(), log_every_s=0.0)
+    assert caplog.messages == ["1 of 1 validation batches, prompt"]
+
+
 def test_batches_by_length_hold_everyone_once_within_the_budget() -> None:
     lengths = np.array([5, 1, 9, 30, 2, 9, 8])
     batches = list(by_length(lengths, 20))
