@@ -25,7 +25,7 @@ from benchmarks import rivals
 from benchmarks.cohort import Splits
 from promptehr import provenance
 from promptehr.metrics.likelihood import Array
-from promptehr.model import loop, objective, scoring
+from promptehr.model import kinds, loop, objective, scoring
 from promptehr.model.batches import Condition, Step, TokenStore, derived_seed
 from promptehr.model.evaluation import evaluate
 from promptehr.model.repeats import Repeats
@@ -238,7 +238,7 @@ def scored(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
 
 def with_rule(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
     """The same of a model that was trained without it: codes of the visit so far are ruled out."""
-    own, model.repeats = model.repeats, Repeats(width=0, d_model=1)  # type: ignore[assignment]
+    own, model.repeats = model.repeats, Repeats(width=0, d_model=1, kinds=False)  # type: ignore[assignment]
     found = scored(model, cohort, store)
     model.repeats = own
     return found
@@ -264,6 +264,13 @@ def may_repeat(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Mo
     free = rivals.MayRepeat(width=train.pointer_width, d_model=train.shape.width)
     free.load_state_dict(model.repeats.state_dict())
     model.repeats = free
+    return model
+
+
+def even_ends(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
+    """Ours, but visits and records start as likely to end as not, wherever they are."""
+    model = ours(store, train, vocabulary)
+    model.repeats.kinds.start(kinds.even())
     return model
 
 

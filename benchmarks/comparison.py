@@ -46,9 +46,12 @@ def gpt2(
 
 
 def gpt2_with_ours(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
-    """The same with all that our model has beside its network: both rules and the counted offsets."""
-    model = gpt2(store, train, vocabulary, repeats=rivals.pointing)
-    model.offsets = arms.ours(store, train, vocabulary).offsets
+    """The same with all that our model has beside its network: rules, kinds and counted offsets."""
+    model, whole = (
+        gpt2(store, train, vocabulary, repeats=rivals.pointing),
+        arms.ours(store, train, vocabulary),
+    )
+    model.offsets, model.repeats.kinds = whole.offsets, whole.repeats.kinds
     return model
 
 

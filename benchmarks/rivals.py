@@ -25,7 +25,7 @@ class Unruled(Repeats):
     """In place of `Repeats`: logits to log-probabilities, whatever is already written."""
 
     def __init__(self) -> None:
-        super().__init__(width=0, d_model=1)
+        super().__init__(width=0, d_model=1, kinds=False)
 
     def forward(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
         return super().forward(logits, states, forgetting(places), embeddings)
@@ -40,7 +40,7 @@ class MayRepeat(Unruled):
     """The same with the pointer: a code may come twice in a visit, those of earlier ones are pointed at."""
 
     def __init__(self, *, width: int, d_model: int):
-        Repeats.__init__(self, width=width, d_model=d_model)
+        Repeats.__init__(self, width=width, d_model=d_model, kinds=True)
 
 
 def forgetting(places: Places) -> Places:
@@ -172,7 +172,7 @@ class Lstm(Decoder):
 
 def pointing(train: Train) -> Repeats:
     """The rules of the product, gate nearly closed as there."""
-    found = Repeats(width=train.pointer_width, d_model=train.shape.width)
+    found = Repeats(width=train.pointer_width, d_model=train.shape.width, kinds=train.kinds)
     if found.width:
         nn.init.constant_(found.gate.bias, CLOSED)
     return found

@@ -298,6 +298,8 @@ class Train(Section):
     null starts at random."""
     pointer_width: Annotated[int, Field(ge=0, le=1024)] = 16
     """Width of the attention that points at codes of earlier visits; 0 points at none."""
+    kinds: bool = True
+    """Whether it is decided first, from counted odds on, if a visit or record ends; then which code comes."""
     offsets: bool = True
     """Whether logits start at what counting codes by age band, sex and ethnicity knows."""
     group_embeddings: bool = True

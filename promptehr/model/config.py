@@ -23,6 +23,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
         numeric_features: Columns of x_num; the pipeline's one is age in standard units.
         categorical_features: Categories of each column of x_cat: gender, ethnicity.
         pointer_width: Width of the attention that points at codes of earlier visits; 0 points at none.
+        kinds: Whether it is decided first if a code comes, <v>, <\\v> or END, and then which code.
         code_groups: Clinical groups whose codes share a part of their embeddings; 0, none do.
         age_edges: First age of each band but the youngest, in standard units, for the offsets of the
             logits that are counted by demographics; none, no such offsets.
@@ -35,6 +36,7 @@ class PromptBartConfig(BartConfig):  # type: ignore[misc]  # transformers is not
     numeric_features: int = 1
     categorical_features: tuple[int, ...] | list[int] = (len(tokens.GENDERS), len(tokens.ETHNICITIES))
     pointer_width: int = 0
+    kinds: bool = False
     code_groups: int = 0
     age_edges: tuple[float, ...] | list[float] = ()
     pad_token_id: int | None = tokens.PAD
@@ -76,6 +78,7 @@ def from_settings(
         prompt_length=train.prompt.length,
         prompt_width=train.prompt.width,
         pointer_width=train.pointer_width,
+        kinds=train.kinds,
         age_edges=list(age_edges),
         code_groups=code_groups,
         **sizes,

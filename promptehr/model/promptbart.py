@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 from promptehr.errors import ArtifactError
 from promptehr.model.config import PromptBartConfig
 from promptehr.model.groups import CodeGroups
+from promptehr.model.kinds import Ends, even
 from promptehr.model.offsets import Offsets
 from promptehr.model.prompt import Prompts
 from promptehr.model.repeats import CLOSED, Places, Repeats
@@ -97,7 +98,7 @@ class PromptBartForConditionalGeneration(BartForConditionalGeneration):  # type:
         self.model.encoder = PromptBartEncoder(config)
         self.decoder_prompts = prompts_of(config)
         self.offsets = offsets_of(config)
-        self.repeats = Repeats(width=config.pointer_width, d_model=config.d_model)
+        self.repeats = Repeats(width=config.pointer_width, d_model=config.d_model, kinds=config.kinds)
         for stack in (self.model.encoder, self.model.decoder):
             stack.layernorm_embedding = EmbeddingNorm(config)
         self.post_init()
@@ -272,6 +273,7 @@ def start(
     seed: int,
     offsets: Tensor | None = None,
     groups: Tensor | None = None,
+    ends: Ends | None = None,
 ) -> PromptBartForConditionalGeneration:
     """A model with random weights, a pure function of the arguments; in training mode, on the CPU.
 
@@ -284,6 +286,7 @@ def start(
         seed: Seed of the weights.
         offsets: Table of the offsets by demographics, where the configuration has them.
         groups: [V] clinical group of each token, likewise.
+        ends: Log-odds that visits and records end, likewise; even ones if left out.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -293,6 +296,8 @@ def start(
                 _start_prompts(prompts, std=config.init_std)
         if model.repeats.width:
             nn.init.constant_(model.repeats.gate.bias, CLOSED)
+        if model.repeats.kinds is not None:
+            model.repeats.kinds.start(ends or even())
     model.final_logits_bias.copy_(log_unigram)
     if model.offsets is not None and offsets is not None:
         model.offsets.table.copy_(offsets)

@@ -6,7 +6,9 @@ write. Codes of earlier visits, among them those the encoder sees, may be pointe
 visits repeat chronic codes, and a small model has too few patients with two visits to learn
 every code's own repetition.
 
-    P(code) = (1 - g) softmax(logits) + g sum of attention over earlier places that hold the code
+    P(code) = (1 - g) P(code | kinds, logits) + g sum of attention over earlier places that hold the code
+
+where `model.kinds` decides first whether a code comes at all, and the logits which one.
 
 Shapes: B patients, L new decoder tokens of T so far, S encoder tokens, V vocabulary, D width,
 C = S + T places that can be pointed at.
@@ -19,10 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from promptehr.model.kinds import NEVER, Kinds
 from promptehr.tokens import FIRST_CODE, PAD, VISIT
 
-# Its exponential is 0 in float32, exactly.
-NEVER = -1.0e4
 # A gate this far below 0 begins at 2 %: a model that has learned nothing repeats next to nothing.
 CLOSED = -4.0
 
@@ -37,6 +38,10 @@ class Places:
         earlier: [B, L, C] places whose code may be pointed at.
         recent: [B, L, C] those of the visit before.
         open: [B, L] whether a code may follow: in a visit.
+        last: [B, L] the new tokens themselves.
+        codes: [B, L] codes of the visit so far.
+        visits: [B, L] visits so far, seen and begun.
+        full: [B, L] whether the visit has all codes.
     """
 
     ids: Tensor
@@ -44,6 +49,10 @@ class Places:
     earlier: Tensor
     recent: Tensor
     open: Tensor
+    last: Tensor
+    codes: Tensor
+    visits: Tensor
+    full: Tensor
 
     @classmethod
     def of(cls, written: Tensor, visible: Tensor, new: int, codes: int) -> "Places":
@@ -60,16 +69,33 @@ class Places:
         last_seen = (seen == seen[:, -1:])[:, None] & (now == 1)
         recent = torch.cat([last_seen, begun[:, None] == now - 1], dim=2) & earlier
         last = written[:, -new:]
-        is_open = (last == VISIT) | (last >= FIRST_CODE)
-        return cls(torch.cat([visible, written], dim=1), used, earlier, recent, is_open)
+        newest = torch.where(written == VISIT, order, 0).cummax(1).values[:, -new:]
+        return cls(
+            ids=torch.cat([visible, written], dim=1),
+            used=used,
+            earlier=earlier,
+            recent=recent,
+            open=(last == VISIT) | (last >= FIRST_CODE),
+            last=last,
+            codes=order[-new:] - newest,
+            visits=seen[:, -1:] + now[..., 0] if visible.shape[1] else now[..., 0],
+            full=used.sum(2) >= codes,
+        )
 
 
 class Repeats(nn.Module):
-    """The mixture of the module's docstring; `width` of the attention, 0 for no pointing at all."""
+    """The mixture of the module's docstring.
 
-    def __init__(self, *, width: int, d_model: int):
+    Args:
+        width: Of the attention; 0 for no pointing at all.
+        d_model: Width of the states.
+        kinds: Whether kinds are decided first; otherwise <v>, <\\v> and END are among the logits.
+    """
+
+    def __init__(self, *, width: int, d_model: int, kinds: bool):
         super().__init__()
         self.width = width
+        self.kinds = Kinds(d_model) if kinds else None
         if width:
             self.query = nn.Linear(d_model, width, bias=False)
             self.key = nn.Linear(d_model, width, bias=False)
@@ -78,11 +104,15 @@ class Repeats(nn.Module):
 
     def forward(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
         """[B, L, V] logits, [B, L, D] states and [B, C, D] embeddings of the places to log-probabilities."""
-        logits = _without_used(logits, places)
+        logits = self._of_codes(logits, places)
+        own = logits.log_softmax(-1)
+        if self.kinds is not None:
+            kinds = self._of_kinds(states, places)
+            own = torch.cat([kinds[..., :-1], own[..., FIRST_CODE:] + kinds[..., -1:]], dim=-1)
         if not self.width or embeddings is None:
-            return logits.log_softmax(-1)
+            return own
         attention, gate = self._pointed(logits, states, places, embeddings)
-        own = logits.log_softmax(-1) + nn.functional.logsigmoid(-gate)
+        own = own + nn.functional.logsigmoid(-gate)
         # A code's attention is that of all its places; the mixture is written at the first of them.
         same = (places.ids[:, :, None] == places.ids[:, None]).float()  # [B, C, C]
         # In bfloat16 the shares of a code's places would not add up to 1.
@@ -99,9 +129,12 @@ class Repeats(nn.Module):
         self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None, answers: Tensor
     ) -> Tensor:
         """[B, L] what `forward` says of the answers, [B, L] ids: a third less work for small models."""
-        logits = _without_used(logits, places)
+        logits = self._of_codes(logits, places)
         plain = -nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none")
         plain = plain.view_as(answers)
+        if self.kinds is not None:
+            kind = self._of_kinds(states, places).gather(2, answers.clamp(max=FIRST_CODE)[..., None])
+            plain = torch.where(answers >= FIRST_CODE, plain, 0.0) + kind[..., 0]
         if not self.width or embeddings is None:
             return plain
         attention, gate = self._pointed(logits, states, places, embeddings)
@@ -122,9 +155,16 @@ class Repeats(nn.Module):
         gate = torch.where(may.any(2), self.gate(states).float()[..., 0], NEVER)[..., None]
         return attention, gate
 
+    def _of_codes(self, logits: Tensor, places: Places) -> Tensor:
+        """[B, L, V] float32 logits with NEVER at codes of the visit so far, and where kinds decide."""
+        written = places.ids[:, -places.used.shape[2] :]
+        # What is not used sends PAD there, which is never written anyway.
+        found = logits.float().scatter(2, torch.where(places.used, written[:, None], PAD), NEVER)
+        if self.kinds is not None:
+            found[..., :FIRST_CODE] = NEVER
+        return found
 
-def _without_used(logits: Tensor, places: Places) -> Tensor:
-    """[B, L, V] float32 logits with NEVER at codes of the visit so far."""
-    written = places.ids[:, -places.used.shape[2] :]
-    # What is not used sends PAD there, which is never written anyway.
-    return logits.float().scatter(2, torch.where(places.used, written[:, None], PAD), NEVER)
+    def _of_kinds(self, states: Tensor, places: Places) -> Tensor:
+        assert self.kinds is not None
+        found: Tensor = self.kinds(states, places.last, places.codes, places.visits, places.full)
+        return found

@@ -21,6 +21,7 @@ from promptehr.model import (
     checkpoint,
     config,
     device,
+    kinds,
     lease,
     loop,
     objective,
@@ -168,7 +169,7 @@ def check(stores: Mapping[str, TokenStore], train: Train) -> None:
 def start(
     store: TokenStore, vocabulary: tokens.Vocabulary, train: Train
 ) -> promptbart.PromptBartForConditionalGeneration:
-    """The model before its first step: random weights, counted offsets."""
+    """The model before its first step: random weights, counted offsets and ends."""
     names, groups = np.unique(vocabulary.groups, return_inverse=True)
     of_token = torch.zeros(vocabulary.size, dtype=torch.int64)
     of_token[tokens.FIRST_CODE : vocabulary.mask] = torch.from_numpy(groups) + 1
@@ -180,6 +181,7 @@ def start(
         seed=derived_seed(train.seed, "weights"),
         offsets=offsets.counted(store, edges, groups) if edges else None,
         groups=of_token,
+        ends=kinds.counted(store) if train.kinds else None,
     )
 
 

@@ -62,8 +62,9 @@ def test_an_arm_is_a_distribution_and_starts_near_the_unigram(name: str) -> None
     model = comparison.ARMS[name].build(store, train, VOCABULARY).eval()
     logits = model(**objective.prompt(store, torch.arange(4)).inputs).logits
     assert torch.allclose(logits.exp().sum(-1), torch.ones(logits.shape[:2]), atol=1e-4)
-    first = logits[:, 0].exp()
-    assert torch.allclose(first, objective.log_unigram(store).softmax(0).expand_as(first), atol=0.05)
+    first = logits[:, 1, FIRST_CODE:].softmax(-1)  # which code, after <v>
+    expected = objective.log_unigram(store)[FIRST_CODE:].softmax(0)
+    assert torch.allclose(first, expected.expand_as(first), atol=0.05)
 
 
 def test_only_the_rule_keeps_a_rival_from_repeating_a_code() -> None:
@@ -186,9 +187,9 @@ def test_a_code_may_come_twice_only_where_the_rule_is_off() -> None:
 def test_a_flat_start_is_uniform_over_what_can_be_written() -> None:
     store = TokenStore.from_cohort(splits().train, "cpu", vocabulary_size=SIZE)
     model = arms.flat_start(store, arms.demo(1, TINY, {"offsets": False}), VOCABULARY).eval()
-    first = model(**objective.prompt(store, torch.arange(4)).inputs).logits[:, 0].exp()
+    first = model(**objective.prompt(store, torch.arange(4)).inputs).logits[:, 1].exp()
     expected = torch.zeros(SIZE)
-    expected[VISIT : store.mask] = 1 / (store.mask - VISIT)
+    expected[FIRST_CODE : store.mask] = 1 / (store.mask - FIRST_CODE)
     assert torch.allclose(first, expected.expand_as(first), atol=0.05)
 
 

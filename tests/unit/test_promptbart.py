@@ -20,11 +20,16 @@ SIZE = 40
 
 
 def tiny(
-    prompt_length: int = 2, *, spread: float = 0.3, pointer_width: int = 4, groups: int = 5
+    prompt_length: int = 2,
+    *,
+    spread: float = 0.3,
+    pointer_width: int = 4,
+    groups: int = 5,
+    kinds: bool = True,
 ) -> PromptBartForConditionalGeneration:
     """A model whose weights are large enough that every input matters."""
     prompt = {"length": prompt_length, "width": 8}
-    train = tiny_train(prompt=prompt, dropout=0.0, pointer_width=pointer_width)
+    train = tiny_train(prompt=prompt, dropout=0.0, pointer_width=pointer_width, kinds=kinds)
     shape = from_settings(train, SIZE, code_groups=groups)
     model = promptbart.start(shape, torch.zeros(SIZE), seed=3, groups=torch.arange(SIZE) % (groups + 1))
     generator = torch.Generator().manual_seed(4)
@@ -45,7 +50,7 @@ def inputs(count: int = 3) -> dict[str, Tensor]:
 
 
 def test_bart_base_shape_has_its_known_number_of_parameters() -> None:
-    train = Train.model_validate({"prompt": {"length": 0}, "pointer_width": 0})
+    train = Train.model_validate({"prompt": {"length": 0}, "pointer_width": 0, "kinds": False})
     with torch.device("meta"):
         model = PromptBartForConditionalGeneration(from_settings(train, 236))
     assert sum(parameter.numel() for parameter in model.parameters()) == 100_998_144
@@ -97,8 +102,8 @@ def test_a_model_with_prompts_needs_demographics() -> None:
         tiny(1)(**given, decoder_input_ids=torch.tensor([[1]] * 3))
 
 
-def test_without_prompts_and_pointer_it_is_bart_that_repeats_no_code() -> None:
-    model = tiny(0, pointer_width=0, groups=0)
+def test_without_prompts_pointer_and_kinds_it_is_bart_that_repeats_no_code() -> None:
+    model = tiny(0, pointer_width=0, groups=0, kinds=False)
     bart = BartForConditionalGeneration(model.config).eval()
     bart.load_state_dict(model.state_dict())
     given = {name: inputs()[name] for name in ("input_ids", "attention_mask")}
@@ -164,7 +169,7 @@ def test_generates_the_same_with_and_without_cache(prompt_length: int, how: dict
 
 
 def test_generation_stops_at_end_and_at_nothing_else() -> None:
-    model = tiny(spread=0.0)
+    model = tiny(spread=0.0, kinds=False)
     with torch.no_grad():
         model.final_logits_bias[0, tokens.END] = 100.0
     assert (

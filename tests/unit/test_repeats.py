@@ -36,7 +36,7 @@ def random(*shape: int, seed: int) -> Tensor:
 
 
 def module(width: int = 4) -> Repeats:
-    made = Repeats(width=width, d_model=WIDTH)
+    made = Repeats(width=width, d_model=WIDTH, kinds=False)
     with torch.no_grad():
         for seed, parameter in enumerate(made.parameters()):
             parameter.copy_(random(*parameter.shape, seed=seed))
@@ -145,7 +145,9 @@ def test_answers_alone_have_the_same_gradients() -> None:
 
 
 def test_a_code_of_the_visit_is_ruled_out_until_the_visit_ends() -> None:
-    found = Repeats(width=0, d_model=WIDTH)(logits(), torch.zeros(3, 9, WIDTH), places(), None).exp()
+    found = Repeats(width=0, d_model=WIDTH, kinds=False)(
+        logits(), torch.zeros(3, 9, WIDTH), places(), None
+    ).exp()
     ruled_out = [[step for step in range(9) if float(found[0, step, code]) == 0.0] for code in (A, B, C)]
     # After <\v> a new visit may repeat them; C is written at step 6, A again at 7.
     assert ruled_out == [[2, 3, 4, 7, 8], [3, 4], [6, 7, 8]]
