@@ -8,7 +8,7 @@ from promptehr.model import load, promptbart
 from promptehr.model.config import from_settings
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.stages import train as train_stage
-from promptehr.tokens import Vocabulary
+from promptehr.tokens import FIRST_CODE, Vocabulary
 from tests.model_builders import CODES, SIZE, random_patients, store, tiny_train
 
 # Codes 6 and 7 are of group 1, 8 of group 2; the others and all other tokens of none.
@@ -33,13 +33,14 @@ def log_p(one: PromptBartForConditionalGeneration, visible: int, written: int) -
     return found
 
 
-def test_a_groups_vector_moves_its_codes_together_and_no_other_token() -> None:
+def test_a_groups_vector_moves_its_codes_together_and_no_other_code() -> None:
     before, moved = model(), model()
     with torch.no_grad():
         moved.model.encoder.groups.vectors.weight[1] += SHIFT
     # What is read and may be pointed at is of no group, so only what is written can differ.
     change = log_p(moved, 10, 10) - log_p(before, 10, 10)
-    rest = [token for token in range(3, SIZE) if token not in (6, 7, 10)]
+    assert torch.allclose(change[:FIRST_CODE], torch.zeros(FIRST_CODE), atol=1e-6)
+    rest = [token for token in range(FIRST_CODE, SIZE) if token not in (6, 7, 10)]
     assert torch.allclose(change[rest], change[rest][0].expand(len(rest)), atol=1e-4)
     assert torch.allclose(change[6], change[7], atol=1e-4)
     assert abs(float(change[6] - change[8])) > 0.01
