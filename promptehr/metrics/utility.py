@@ -19,6 +19,7 @@ they cover the sampling of the test set, not that of training or generation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -124,8 +125,7 @@ def utility(
     size = min(len(synthetic), len(train))
     synthetic, train = (_drawn(visits, size, generator) for visits in (synthetic, train))
     scored = [_score(task, synthetic, train, test, min_positives) for task in chosen]
-    weights = bootstrap.weights(generator, len(test), resamples)
-    measured = {one.task.ccs: _measure(one, weights) for one in scored if one.reason is None}
+    measured = _measured([one for one in scored if one.reason is None], len(test), generator, resamples)
     return {
         "patients": {"synthetic": size, "real": size, "test": len(test)},
         "tasks": {str(one.task.ccs): _report(one, measured.get(one.task.ccs)) for one in scored},
@@ -194,10 +194,20 @@ def _share(above: Floats, below: Floats) -> Floats:
     return share
 
 
-def _measure(one: Scored, weights: Floats) -> Floats:
-    """[1 + R, 3, 2] areas of each model: of the test patients themselves, then of each resample."""
-    weights = np.concatenate([np.ones((1, weights.shape[1])), weights])
-    return np.stack([areas(one.labels, one.scores[name], weights) for name in TRAINED_ON], axis=1)
+def _measured(
+    scored: Sequence[Scored], patients: int, generator: np.random.Generator, resamples: int
+) -> dict[int, Floats]:
+    """[1 + R, 3, 2] areas of each model, by task: of the test patients themselves, then of each resample.
+
+    One resample serves all tasks, so that their mean has an interval; few are held at once.
+    """
+    found: dict[int, list[Floats]] = {one.task.ccs: [] for one in scored}
+    drawn = (bootstrap.weights(generator, patients, count) for count in bootstrap.blocks(resamples))
+    for weights in chain([np.ones((1, patients))], drawn):
+        for one in scored:
+            sides = [areas(one.labels, one.scores[name], weights) for name in TRAINED_ON]
+            found[one.task.ccs].append(np.stack(sides, axis=1))
+    return {ccs: np.concatenate(parts) for ccs, parts in found.items()}
 
 
 def _report(one: Scored, measured: Floats | None) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from promptehr.icd9 import Group
+from promptehr.metrics import bootstrap
 from promptehr.metrics.incidence import Patients, catalogue
 from promptehr.metrics.utility import Task, Visits, areas, tasks, utility
 from tests.record_builders import frame, patient
@@ -94,6 +96,13 @@ def test_synthetic_patients_without_positives_teach_nothing_and_stay_in_the_mean
     found = judged(frame(*(patient(["496"]) for _ in range(60))), linked(60, True))
     assert found["macro"]["n_tasks"] == 1
     assert found["tasks"]["98"]["synthetic"]["auroc"] == 0.5
+
+
+def test_resamples_held_at_once_change_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    synthetic, train = linked(300, follows=True), linked(300, follows=True, first_id=1000)
+    whole = judged(synthetic, train)
+    monkeypatch.setattr(bootstrap, "BLOCK", 7)
+    assert judged(synthetic, train) == whole
 
 
 def test_training_sets_are_of_equal_size() -> None:
