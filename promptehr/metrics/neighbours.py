@@ -9,7 +9,7 @@ import numpy as np
 
 from promptehr.metrics.incidence import Floats, Ints, Matrix
 
-BLOCK = 512  # query patients at once; a block holds at most 512 x references numbers
+BLOCK, PAIRS = 512, 10_000_000  # query patients, and pairs with a reference, at once at the most
 
 
 def nearest(queries: Matrix, references: Matrix, *, itself: bool = False) -> Floats:
@@ -47,8 +47,9 @@ def _similarities(
     """Query, reference and |both| / |either| of all that share a code, by query, in blocks."""
     transposed = references.T.tocsr()
     query_sizes, sizes = (np.asarray(side.sum(axis=1)).ravel() for side in (queries, references))
-    for start in range(0, queries.shape[0], BLOCK):
-        shared = (queries[start : start + BLOCK] @ transposed).tocsr()
+    block = max(1, min(BLOCK, PAIRS // max(1, references.shape[0])))
+    for start in range(0, queries.shape[0], block):
+        shared = (queries[start : start + block] @ transposed).tocsr()
         rows = start + np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
         similarity = shared.data / (query_sizes[rows] + sizes[shared.indices] - shared.data)
         if itself:

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from promptehr.metrics import neighbours
 from promptehr.metrics.attributes import attributes, f1, guesses
 from promptehr.metrics.controls import doubt
 from promptehr.metrics.incidence import catalogue
@@ -27,6 +28,16 @@ def test_nearest_is_the_jaccard_distance_of_code_sets() -> None:
     ours = frame(patient(["A", "B"]), patient(["A"], ["A"]), patient(["D"]))
     queries, references = records(ours, frame(patient(["A"], ["B", "C"]), patient(["E"])))
     assert nearest(queries.ever, references.ever).tolist() == pytest.approx([1 / 3, 2 / 3, 1.0])
+
+
+@pytest.mark.parametrize("name", ["BLOCK", "PAIRS"])
+def test_pairs_compared_at_once_change_no_distance(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, references = records(cohort(40, 1, CODES), cohort(30, 2, CODES, first_id=100))
+    whole = [f(queries.ever, references.ever).tolist() for f in (nearest, nearest_row)]
+    whole.append(nearest(queries.ever, queries.ever, itself=True).tolist())
+    monkeypatch.setattr(neighbours, name, 7)
+    assert [f(queries.ever, references.ever).tolist() for f in (nearest, nearest_row)] == whole[:2]
+    assert nearest(queries.ever, queries.ever, itself=True).tolist() == whole[2]
 
 
 def test_a_patient_is_not_its_own_neighbour_but_its_twin_is() -> None:
