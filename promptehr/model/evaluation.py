@@ -16,7 +16,6 @@ from torch import Tensor
 from promptehr import tokens
 from promptehr.model import objective, progress
 from promptehr.model.batches import Condition, TokenStore, derived_seed
-from promptehr.model.objective import Batch
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Train
 
@@ -60,7 +59,7 @@ def evaluate(
     what = f"validation batches, {condition}"
     for rows in progress.steps(chosen, total=len(chosen), what=what, every_s=log_every_s):
         between()
-        batch = _batch(store, rows, condition, train, noise)
+        batch = objective.held_out(store, rows, condition, train.corruption, noise)
         sums += _counts(model(**batch.inputs, use_cache=False).logits, batch.labels)
     model.train(was_training)
     return {name: _means(*row) for name, row in zip(("all", "codes"), sums.tolist(), strict=True)}
@@ -71,16 +70,6 @@ def in_batches(store: TokenStore, condition: str, batch_tokens: int) -> list[Ten
     eligible = np.flatnonzero(store.visits >= (2 if condition == "history" else 1))
     chosen = by_length(store.lengths[eligible], batch_tokens)
     return [torch.from_numpy(eligible[places]).to(store.device) for places in chosen]
-
-
-def _batch(
-    store: TokenStore, rows: Tensor, condition: Condition, train: Train, noise: torch.Generator
-) -> Batch:
-    if condition == "prompt":
-        return objective.prompt(store, rows)
-    if condition == "history":
-        return objective.history(store, rows, torch.ones_like(rows))
-    return objective.denoise(store, rows, train.corruption, noise)
 
 
 def by_length(lengths: tokens.Ints, batch_tokens: int) -> Iterator[tokens.Ints]:

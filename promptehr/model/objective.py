@@ -100,6 +100,17 @@ def copy(store: TokenStore, rows: Tensor) -> Batch:
     return between(store, rows, visible=visits(store, rows), first=torch.zeros_like(rows))
 
 
+def held_out(
+    store: TokenStore, rows: Tensor, condition: str, corruption: Corruption, generator: torch.Generator
+) -> Batch:
+    """The batch of a condition, `copy` among them, as patients are scored: `history` gives one visit."""
+    if condition == "prompt":
+        return prompt(store, rows)
+    if condition == "history":
+        return history(store, rows, torch.ones_like(rows))
+    return denoise(store, rows, corruption, generator) if condition == "denoise" else copy(store, rows)
+
+
 def training(store: TokenStore, step: Step, corruption: Corruption, generator: torch.Generator) -> Batch:
     """The batch of a training step: each patient under the condition the plan drew for it."""
     widths = (step.encoder_width, step.decoder_width)

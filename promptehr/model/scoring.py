@@ -61,7 +61,7 @@ def score(
     noise = torch.Generator(store.device).manual_seed(derived_seed(seed, "denoise"))
     batches, what = in_batches(store, condition, batch_tokens), f"batches scored, {condition}"
     for rows in progress.steps(batches, total=len(batches), what=what, every_s=log_every_s):
-        batch = _batch(store, rows, condition, noise)
+        batch = objective.held_out(store, rows, condition, Corruption(), noise)
         ends = cohort.offsets[rows.cpu().numpy() + 1]
         length = (batch.decoder_input_ids != 0).sum(1).cpu().numpy()  # BOS stands for the first label
         place = np.arange(batch.labels.shape[1])
@@ -76,16 +76,6 @@ def score(
         assert not (scored & ~later_visits(cohort)).any()
     log_prob, top1, top10 = found
     return Scores(log_prob, scored, top1, top10) if ranked else Scores(log_prob, scored)
-
-
-def _batch(store: TokenStore, rows: Tensor, condition: Condition, noise: torch.Generator) -> Batch:
-    if condition == "prompt":
-        return objective.prompt(store, rows)
-    if condition == "history":
-        return objective.history(store, rows, torch.ones_like(rows))
-    if condition == "denoise":
-        return objective.denoise(store, rows, Corruption(), noise)
-    return objective.copy(store, rows)
 
 
 def _ranked(
