@@ -64,7 +64,9 @@ class Kinds(nn.Module):
         super().__init__()
         self.register_buffer("visits", torch.zeros(MOST_CODES + 1))
         self.register_buffer("records", torch.zeros(MOST_VISITS + 1))
-        self.ends = nn.Linear(d_model, 2)
+        # Of visit and record, where the encoder sees no visit and where it does: there the decoder may
+        # write what follows them or write them anew, and what that asks for must not move generation.
+        self.ends = nn.Linear(d_model, 4)
 
     def start(self, counted: Ends) -> None:
         """Begin at the counted log-odds: the state says nothing yet."""
@@ -73,17 +75,21 @@ class Kinds(nn.Module):
         nn.init.zeros_(self.ends.weight)
         nn.init.zeros_(self.ends.bias)
 
-    def forward(self, states: Tensor, last: Tensor, codes: Tensor, visits: Tensor, full: Tensor) -> Tensor:
+    def forward(
+        self, states: Tensor, last: Tensor, codes: Tensor, visits: Tensor, seen: Tensor, full: Tensor
+    ) -> Tensor:
         """[B, L, FIRST_CODE + 1] log-probabilities of each token that is no code, then of any code.
 
         Args:
             states: [B, L, D] of the decoder.
             last: [B, L] newest token.
             codes: [B, L] of its visit so far.
-            visits: [B, L] of the record so far, those that the encoder sees among them.
+            visits: [B, L] of the record so far, seen and begun.
+            seen: [B, 1] of those that the encoder sees.
             full: [B, L] whether the visit has every code there is.
         """
-        learned = self.ends(states).float()
+        alone, after = self.ends(states).float().split(2, dim=-1)
+        learned = torch.where(seen[..., None] > 0, after, alone)
         visit_ends = self.visits[codes.clamp(max=MOST_CODES)] + learned[..., 0]
         record_ends = self.records[visits.clamp(max=MOST_VISITS)] + learned[..., 1]
         visit_ends = torch.where(full, -NEVER, visit_ends)

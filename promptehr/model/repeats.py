@@ -41,6 +41,7 @@ class Places:
         last: [B, L] the new tokens themselves.
         codes: [B, L] codes of the visit so far.
         visits: [B, L] visits so far, seen and begun.
+        seen: [B, 1] visits that the encoder sees.
         full: [B, L] whether the visit has all codes.
     """
 
@@ -52,6 +53,7 @@ class Places:
     last: Tensor
     codes: Tensor
     visits: Tensor
+    seen: Tensor
     full: Tensor
 
     @classmethod
@@ -59,6 +61,7 @@ class Places:
         """From [B, T] decoder ids, [B, S] encoder ids and the number of codes; for the last `new` tokens."""
         is_code = [(ids >= FIRST_CODE) & (ids < FIRST_CODE + codes) for ids in (visible, written)]
         seen, begun = ((ids == VISIT).cumsum(1) for ids in (visible, written))
+        all_seen = (visible == VISIT).sum(1, keepdim=True)
         now = begun[:, -new:, None]  # [B, L, 1]
         order = torch.arange(written.shape[1], device=written.device)
         before = order <= order[-new:, None]  # [L, T]
@@ -66,7 +69,7 @@ class Places:
         used = inside & before & (begun[:, None] == now)
         earlier = torch.cat([is_code[0][:, None].expand(-1, new, -1), inside & (begun[:, None] < now)], dim=2)
         # To the first visit written, the visit before is the last one seen.
-        last_seen = (seen == seen[:, -1:])[:, None] & (now == 1)
+        last_seen = (seen == all_seen)[:, None] & (now == 1)
         recent = torch.cat([last_seen, begun[:, None] == now - 1], dim=2) & earlier
         last = written[:, -new:]
         newest = torch.where(written == VISIT, order, 0).cummax(1).values[:, -new:]
@@ -78,7 +81,8 @@ class Places:
             open=(last == VISIT) | (last >= FIRST_CODE),
             last=last,
             codes=order[-new:] - newest,
-            visits=seen[:, -1:] + now[..., 0] if visible.shape[1] else now[..., 0],
+            visits=all_seen + now[..., 0],
+            seen=all_seen,
             full=used.sum(2) >= codes,
         )
 
@@ -166,5 +170,5 @@ class Repeats(nn.Module):
 
     def _of_kinds(self, states: Tensor, places: Places) -> Tensor:
         assert self.kinds is not None
-        found: Tensor = self.kinds(states, places.last, places.codes, places.visits, places.full)
+        found: Tensor = self.kinds(states, places.last, places.codes, places.visits, places.seen, places.full)
         return found

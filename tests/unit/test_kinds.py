@@ -29,7 +29,7 @@ def said(made: Kinds, visible: Tensor = UNSEEN, codes: int = len(CODES)) -> Tens
     """[10, FIRST_CODE + 1] probabilities after each written token."""
     at = Places.of(WRITTEN, visible, WRITTEN.shape[1], codes)
     states = torch.ones(*WRITTEN.shape, WIDTH)
-    found: Tensor = made(states, at.last, at.codes, at.visits, at.full)[0].exp().detach()
+    found: Tensor = made(states, at.last, at.codes, at.visits, at.seen, at.full)[0].exp().detach()
     return found
 
 
@@ -61,10 +61,12 @@ def test_a_visit_with_all_codes_ends() -> None:
 def test_the_state_moves_the_odds() -> None:
     made = module()
     with torch.no_grad():
-        made.ends.bias.copy_(torch.tensor([1.5, -0.5]))
-    found = said(made)
+        made.ends.bias.copy_(torch.tensor([1.5, -0.5, 0.0, 2.0]))
+    found, after = said(made), said(made, SEEN)
     assert found[2, VISIT_END] == pytest.approx(float((made.visits[1] + 1.5).sigmoid()))
     assert found[4, END] == pytest.approx(float((made.records[1] - 0.5).sigmoid()))
+    assert after[2, VISIT_END] == pytest.approx(float(made.visits[1].sigmoid()))
+    assert after[4, END] == pytest.approx(float((made.records[2] + 2.0).sigmoid()))
 
 
 def test_a_token_is_its_kind_and_then_the_code() -> None:
