@@ -378,7 +378,7 @@ def load(folder: Path, device: torch.device | str) -> PromptBartForConditionalGe
         model: PromptBartForConditionalGeneration = PromptBartForConditionalGeneration.from_pretrained(
             folder, local_files_only=True
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last of weights of another shape
         raise ArtifactError(f"{folder}: not a published model; rerun train") from error
     finally:
         if shows_bar:

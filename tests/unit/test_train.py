@@ -101,6 +101,15 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
         load(tmp_path, "cpu")
 
 
+def test_weights_of_another_shape_are_an_error(inputs: stage.Inputs, tmp_path: Path) -> None:
+    stage.run(inputs, outputs(tmp_path), tiny_settings(epochs=1), CPU)
+    config = tmp_path / "model/config.json"
+    told = json.loads(config.read_text("utf-8"))
+    config.write_text(json.dumps({**told, "pointer_width": told["pointer_width"] + 1}), "utf-8")
+    with pytest.raises(ArtifactError, match="not a published model; rerun train"):
+        load(tmp_path / "model", "cpu")
+
+
 def test_summary_seals_the_files_and_names_the_best_epoch(
     inputs: stage.Inputs, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
