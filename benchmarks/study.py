@@ -42,7 +42,7 @@ ROWS: Mapping[str, Arm] = {
     "no_groups": Arm("no part of the embeddings shared by a group", {"group_embeddings": False}),
     "no_pointer": Arm("no pointer", {"pointer_width": 0}),
     "may_repeat": Arm("codes may come twice in a visit", build=arms.may_repeat),
-    "one_softmax": Arm("<v>, <\\v> and END in one softmax with the codes", {"kinds": False}),
+    "one_softmax": Arm("`<v>`, `<\\v>` and END in one softmax with the codes", {"kinds": False}),
     "even_ends": Arm("ends of visits and records not counted", build=arms.even_ends),
     "no_offsets": Arm("no offsets counted by demographics", {"offsets": False}),
     "no_prompts": Arm("no prompts; offsets stay", {"prompt": {"length": 0}}),
