@@ -10,7 +10,7 @@ from promptehr import tokens
 from promptehr.model import load, offsets, promptbart
 from promptehr.model.batches import TokenStore
 from promptehr.model.config import from_settings
-from promptehr.tokens import ETHNICITIES, GENDERS, Cohort, Vocabulary
+from promptehr.tokens import ETHNICITIES, FIRST_CODE, GENDERS, Cohort, Vocabulary
 from tests.model_builders import sequence, tiny_train
 
 # Ids 6 to 25: ten codes of one clinical group, then ten each in a group of its own.
@@ -119,8 +119,9 @@ def test_the_logits_of_each_patient_are_moved_by_its_own_demographics() -> None:
             for band, (sex, ethnicity) in zip((0, 0, 1, 1, 2, 6), sex_and_ethnicity.tolist(), strict=True)
         ]
     )
-    # The logits are log-probabilities, and PAD is ruled out: up to a constant the rest moves so far.
-    moved, expected = (one[:, 1:] - one[:, 1:].mean(1, keepdim=True) for one in (moved, expected))
+    # The logits are log-probabilities of which code comes: up to a constant codes move so far.
+    moved, expected = (one[:, FIRST_CODE:] for one in (moved, expected))
+    moved, expected = (one - one.mean(1, keepdim=True) for one in (moved, expected))
     assert torch.allclose(moved, expected, atol=1e-4)
 
 
