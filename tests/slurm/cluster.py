@@ -127,6 +127,8 @@ def frozen(checkout: Checkout) -> Iterator[int]:
     """The trainer's process stands still for the length of the block."""
     lease = json.loads((checkout.folder / BASE / "checkpoints" / "lease.json").read_bytes())
     os.kill(lease["pid"], signal.SIGSTOP)
+    # While it waits for the disk it does not stop yet.
+    until(lambda: stands_still(lease["pid"]), "the trainer to stand still")
     try:
         yield lease["pid"]
     finally:
@@ -134,15 +136,22 @@ def frozen(checkout: Checkout) -> Iterator[int]:
             os.kill(lease["pid"], signal.SIGCONT)
 
 
+def stands_still(process: int) -> bool:
+    return re.search(r"^State:\s*T", status_of(process), flags=re.MULTILINE) is not None
+
+
 def is_asked_to_stop(process: int) -> bool:
     """Whether SIGTERM waits for a process that stands still; SLURM may also set it going again."""
     try:
-        status = Path(f"/proc/{process}/status").read_text("utf-8")
+        masks = re.findall(r"^S[hi][dg]Pnd:\s*(\w+)$", status_of(process), flags=re.MULTILINE)
+        waits = any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in masks)
+        return waits or not stands_still(process)
     except FileNotFoundError:
         return True
-    stands_still = re.search(r"^State:\s*T", status, flags=re.MULTILINE)
-    waiting = [int(mask, 16) for mask in re.findall(r"^S[hi][dg]Pnd:\s*(\w+)$", status, flags=re.MULTILINE)]
-    return not stands_still or any(mask >> (signal.SIGTERM - 1) & 1 for mask in waiting)
+
+
+def status_of(process: int) -> str:
+    return Path(f"/proc/{process}/status").read_text("utf-8")
 
 
 def training_log(checkout: Checkout) -> str:
