@@ -3,6 +3,7 @@
     python benchmarks/train_step.py                    BART-base shape on this machine's CPU
     python benchmarks/train_step.py --device cuda      the same on a GPU, with compiled graphs
     python benchmarks/train_step.py --shape demo       the demo's model
+    python benchmarks/train_step.py --profile steps.txt        and which operations take the time of our steps
     python benchmarks/train_step.py --threads 1 --processor-time   on a machine that others use
 
 All rows train under the condition `prompt` on the same patients, so a useful token is the same thing
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from promptehr.settings import Train
 
 CODES = 6_000
 PADDED, NAIVE_PATIENTS = 256, 16
+PROFILED_STEPS, OPERATIONS = 5, 25
 SHAPES = {
     "base": {},
     "demo": {
@@ -72,6 +75,8 @@ def main(given: Sequence[str] | None = None) -> None:
     where = torch.device(chosen.device)
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(1)
+    if chosen.profile:
+        chosen.profile.write_text("")
     patients = store(chosen.patients, where)
     clock = time.process_time if chosen.processor_time else time.perf_counter
     peaks = {name: matmul_flops(kind, where, clock) for name, kind in kinds().items()}
@@ -101,6 +106,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--patients", type=int, default=4_000)
     parser.add_argument("--seconds", type=float, default=10.0, help="measured per row, after a first step")
     parser.add_argument("--batches", nargs="*", default=["16p", "1024t", "2048t"], metavar="16p|4096t")
+    parser.add_argument("--profile", type=Path, help="file that gets a table of operations per row")
     parser.add_argument(
         "--processor-time", action="store_true", help="of one thread, where others use the machine as well"
     )
@@ -189,9 +195,9 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train, clock: 
     order = cycle(evenly(sorted(range(len(plan.steps)), key=lambda place: plan.steps[place].decoder_width)))
 
     def step() -> Done:
-        chosen, mean = plan.steps[next(order)], plan.labels_per_step
-        loop.train_step(state, chosen, patients, train, labels=mean, steps=10**6, forward=forward)
-        rows = chosen.rows[chosen.present].cpu().numpy()
+        now, mean = plan.steps[next(order)], plan.labels_per_step
+        loop.train_step(state, now, patients, train, labels=mean, steps=10**6, forward=forward)
+        rows = now.rows[now.present].cpu().numpy()
         return Done(float((patients.lengths[rows] - 1).sum()), len(rows))
 
     if static:  # every shape is compiled or recorded once; a run pays for that in its first epoch
@@ -203,7 +209,20 @@ def ours(patients: TokenStore, chosen: argparse.Namespace, train: Train, clock: 
     arithmetic = "bf16" if device.has_bf16(patients.device) else "fp32"
     compiled = ", compiled" if static else ""
     name = f"ours: {arithmetic}, {size}{compiled}"
+    if chosen.profile:
+        with chosen.profile.open("a") as file:
+            file.write(f"{name}, {PROFILED_STEPS} steps\n{profile(step, patients.device)}\n")
     return Row(name, rate.labels, plan.useful_share, flops(model, rate))
+
+
+def profile(step: Callable[[], Done], where: torch.device) -> str:
+    """The operations that take most of a few steps' time, on the device that computes."""
+    with torch.profiler.profile() as seen:
+        for _ in range(PROFILED_STEPS):
+            step()
+        wait(where)
+    kind = "cuda" if where.type == "cuda" else "cpu"
+    return str(seen.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=OPERATIONS))
 
 
 def evenly(places: Sequence[int]) -> list[int]:

@@ -1,6 +1,7 @@
 """The benchmark of the training step at a tiny size; its figures are nobody's business here."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,6 +55,18 @@ def test_the_compiled_path_runs_every_shape_once_before_it_is_timed(
     monkeypatch.setattr(loop, "compiled", lambda model: model)
     train_step.main(GIVEN)
     assert "ours: fp32, 512 tokens, compiled" in capsys.readouterr().out
+
+
+def test_a_profile_names_the_operations_of_each_of_our_rows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small(monkeypatch)
+    monkeypatch.setattr(train_step, "PROFILED_STEPS", 1)
+    (tmp_path / "steps.txt").write_text("of an earlier call")
+    train_step.main([*GIVEN[:-1], "--profile", str(tmp_path / "steps.txt")])
+    text = (tmp_path / "steps.txt").read_text()
+    assert text.startswith("ours: fp32, 16 patients, 1 steps\n")
+    assert "aten::addmm" in text
 
 
 def test_peaks_are_taken_before_and_after_each_row() -> None:

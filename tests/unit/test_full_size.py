@@ -1,0 +1,96 @@
+"""Training at full size, at a tiny one: what is kept, what is done again, and what the table says."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import full_size
+from promptehr import artifacts, schemas
+from promptehr.errors import Interrupted
+from promptehr.stages import train
+
+TINY = (
+    'train.shape={"width": 8, "encoder_layers": 1, "decoder_layers": 1, "heads": 2, "feed_forward": 16,'
+    ' "positions": 288}'
+)
+
+
+def called(work: Path, *changes: str, recipes: Sequence[str] = ("small", "4096_tokens")) -> None:
+    options = ["--work", str(work), "--patients", "80", "--threads", "1", "--device", "cpu"]
+    full_size.main([*options, "--set", TINY, "train.epochs=1", *changes, "--recipes", *recipes])
+
+
+def cells(printed: str) -> list[list[str]]:
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines()]
+    assert tuple(rows[0]) == full_size.HEAD
+    return rows[2:]
+
+
+def test_a_finished_recipe_is_read_and_needs_nothing_that_a_gpu_machine_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called(tmp_path)
+    first = capsys.readouterr().out
+    small, large = cells(first)
+    assert small[0].startswith("small ")
+    assert large[0].startswith("4096_tokens ")
+    folder = next(tmp_path.glob("cohort-80-1-small-*"))
+    found = artifacts.read_json(folder / "likelihood.json", schemas.EVALUATION)["likelihood"]
+    assert small[1] == "cpu"
+    assert small[3] == "1, 1"
+    assert small[8] == f"{found['conditions']['prompt']['codes']['nll']:.3f}"
+    assert small[9] == full_size.share(found["gap_closed"]["prompt"])
+    monkeypatch.setitem(sys.modules, "benchmarks.data", None)
+    monkeypatch.setattr(train, "run", None)
+    called(tmp_path)
+    assert capsys.readouterr().out == first
+
+
+def test_a_stopped_run_continues_and_its_starts_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train.run
+
+    def stopped(*_: Any) -> None:
+        raise Interrupted("training stopped by SIGTERM after step 1")
+
+    monkeypatch.setattr(train, "run", stopped)
+    with pytest.raises(SystemExit, match=r"^small: training stopped by SIGTERM"):
+        called(tmp_path, recipes=["small"])
+    monkeypatch.setattr(train, "run", whole)
+    called(tmp_path, recipes=["small"])
+    folder = next(tmp_path.glob("cohort-80-1-small-*"))
+    starts = full_size.records(folder / "starts.jsonl")
+    assert len(starts) == 2
+    assert full_size.read(folder).elapsed_s == sum(start["seconds"] for start in starts)
+
+
+def test_a_changed_setting_is_another_run() -> None:
+    base = full_size.RECIPES["reference"]
+    assert full_size.digest(base) == full_size.digest(base)
+    assert full_size.digest(base) != full_size.digest((*base, "train.epochs=3"))
+
+
+def test_a_bad_setting_is_one_line_and_leaves_no_start(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^small: train\.epochs: "):
+        called(tmp_path, "train.epochs=0", recipes=["small"])
+    assert not list(tmp_path.glob("cohort-80-1-small-*"))
+
+
+def test_every_recipe_is_valid_settings() -> None:
+    for assignments in full_size.RECIPES.values():
+        full_size.from_assignments("train", assignments)
+
+
+@pytest.mark.parametrize(
+    ("gap", "text"),
+    [
+        ({"value": 0.5, "interval": [0.25, 0.75]}, "50.0% (25.0% to 75.0%)"),
+        ({"value": None, "reason": "too few"}, "unknown"),
+    ],
+)
+def test_a_share_has_its_interval_or_is_unknown(gap: dict[str, Any], text: str) -> None:
+    assert full_size.share(gap) == text
