@@ -70,7 +70,7 @@ def _attackable(ever: Matrix, known: Bools) -> Bools:
 def _excess_draws(ours: Floats, theirs: Floats, generator: np.random.Generator, resamples: int) -> Floats:
     """[resamples] excess among resampled patients, the same for both sides."""
     excesses = []
-    for count in bootstrap.blocks(resamples):
+    for count in bootstrap.blocks(resamples, "guessed codes"):
         weights = bootstrap.weights(generator, len(ours), count)
         excesses.append(f1(weights @ ours) - f1(weights @ theirs))
     return np.concatenate(excesses)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from promptehr import progress
 from promptehr.metrics.incidence import Floats, Matrix
 
-BLOCK = 50  # resamples held at once: bounds memory at 50 x patients numbers
+BLOCK = 50  # resamples that a statistic is computed of at once
+COUNTS = 10_000_000  # patients times resamples that are held at once, at the most, or one resample
 Z95 = 1.959963984540054
 
 Statistic = Callable[[Floats, Floats], Floats]
@@ -44,17 +46,21 @@ class Sides:
 
 def weights(generator: np.random.Generator, patients: int, resamples: int) -> Floats:
     """[resamples, patients] how often each patient is drawn when as many as there are are drawn."""
-    drawn = generator.integers(patients, size=(resamples, patients))
-    drawn += patients * np.arange(resamples)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=resamples * patients)
-    return np.asarray(counts.reshape(resamples, patients), dtype=np.float64)
+    counts = np.empty((resamples, patients))
+    for row in counts:
+        row[:] = np.bincount(generator.integers(patients, size=patients), minlength=patients)
+    return counts
 
 
 def resampled_means(generator: np.random.Generator, matrix: Matrix, resamples: int) -> Floats:
     """[resamples, F] mean count per patient of resampled cohorts."""
-    patients = matrix.shape[0]
-    drawn: Floats = (matrix.T @ weights(generator, patients, resamples).T).T / patients
-    return drawn
+    patients, transposed = matrix.shape[0], matrix.T
+    at_once = max(1, COUNTS // max(1, patients))
+    drawn = [
+        (transposed @ weights(generator, patients, min(at_once, resamples - start)).T).T / patients
+        for start in range(0, resamples, at_once)
+    ]
+    return np.concatenate(drawn)
 
 
 def difference_draws(
@@ -73,7 +79,8 @@ def difference_draws(
         resamples: Number of draws.
     """
     drawn = []
-    for count in blocks(resamples):
+    patients, columns = sides.synthetic.shape
+    for count in blocks(resamples, f"{columns:,} columns of {patients:,} patients"):
         real = resampled_means(generator, sides.real, count)
         synthetic = resampled_means(generator, sides.synthetic, count)
         ceiling = resampled_means(generator, sides.ceiling, count)
@@ -81,10 +88,10 @@ def difference_draws(
     return np.concatenate(drawn)
 
 
-def blocks(resamples: int) -> Iterator[int]:
-    """Sizes of at most BLOCK that sum to resamples."""
-    for start in range(0, resamples, BLOCK):
-        yield min(BLOCK, resamples - start)
+def blocks(resamples: int, what: str) -> Iterator[int]:
+    """Sizes of at most BLOCK that sum to resamples; the log says how far they are, and of what."""
+    sizes = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
+    return progress.steps(sizes, total=len(sizes), what=f"blocks of resamples, {what}")
 
 
 def interval(draws: Floats) -> list[float] | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from promptehr import progress
 from promptehr.metrics.incidence import Bools, Floats, Ints
 from promptehr.metrics.membership import p_value
 from promptehr.metrics.neighbours import nearest
@@ -45,7 +46,8 @@ def controls(
         held_out_to_train: [H] distance of each held-out patient to the nearest training one.
         generator: Source of the draws.
     """
-    raised = [_publishers(train, held_out, held_out_to_train, generator) for _ in range(REPEATS)]
+    repeats = progress.steps(range(REPEATS), total=REPEATS, what="repeats of the planted publishers")
+    raised = [_publishers(train, held_out, held_out_to_train, generator) for _ in repeats]
     return {
         f"{share:g}": {
             "repeats": REPEATS,

@@ -28,7 +28,7 @@ def attack(members: Floats, others: Floats, *, resamples: int, seed: int) -> dic
     auc, tpr = _rates(caught, accused)
     drawn = [
         _rates(*(generator.multinomial(side.sum(), side / side.sum(), count) for side in (caught, accused)))
-        for count in bootstrap.blocks(resamples)
+        for count in bootstrap.blocks(resamples, "membership")
     ]
     aucs, tprs = np.concatenate(drawn, axis=1)
     return {
@@ -50,7 +50,7 @@ def p_value(members: Floats, others: Floats, *, resamples: int, generator: np.ra
     ends = np.cumsum(caught + accused) - 1
     is_member = np.arange(len(members) + len(others)) < len(members)
     as_high = 0
-    for count in bootstrap.blocks(resamples):
+    for count in bootstrap.blocks(resamples, "membership, relabelled"):
         shuffled = generator.permuted(np.tile(is_member, (count, 1)), axis=1)
         so_far = np.cumsum(shuffled, axis=1)[:, ends]
         relabelled = np.diff(so_far, axis=1, prepend=0)

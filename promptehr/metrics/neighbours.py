@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from promptehr import progress
 from promptehr.metrics.incidence import Floats, Ints, Matrix
 
 BLOCK, PAIRS = 512, 10_000_000  # query patients, and pairs with a reference, at once at the most
@@ -48,7 +49,8 @@ def _similarities(
     transposed = references.T.tocsr()
     query_sizes, sizes = (np.asarray(side.sum(axis=1)).ravel() for side in (queries, references))
     block = max(1, min(BLOCK, PAIRS // max(1, references.shape[0])))
-    for start in range(0, queries.shape[0], block):
+    starts = range(0, queries.shape[0], block)
+    for start in progress.steps(starts, total=len(starts), what=f"blocks of {block} patients compared"):
         shared = (queries[start : start + block] @ transposed).tocsr()
         rows = start + np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
         similarity = shared.data / (query_sizes[rows] + sizes[shared.indices] - shared.data)

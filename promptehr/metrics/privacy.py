@@ -178,7 +178,7 @@ def adversarial_accuracy(
     sides = {name: _told_apart(fake, real, apart) for name, real in (("train", ours), ("held_out", theirs))}
     # One resample of the synthetic patients serves both sets, so that it cancels in the loss.
     accuracies = []
-    for count in bootstrap.blocks(resamples):
+    for count in bootstrap.blocks(resamples, "adversarial accuracy"):
         weights = bootstrap.weights(generator, size, count) / size
         fresh = {name: bootstrap.weights(generator, size, count) / size for name in sides}
         accuracies.append(

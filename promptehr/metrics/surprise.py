@@ -76,7 +76,7 @@ def _per_code(scored: Scored) -> float:
 def _draws(scored: Scored, generator: np.random.Generator, resamples: int) -> Floats:
     """[resamples] nats per code of resampled patients."""
     drawn = []
-    for count in bootstrap.blocks(resamples):
+    for count in bootstrap.blocks(resamples, "nats per code"):
         weights = bootstrap.weights(generator, len(scored.codes), count)
         drawn.append(-(weights @ scored.log_prob) / (weights @ scored.codes))
     return np.concatenate(drawn)

@@ -26,6 +26,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
+from promptehr import progress
 from promptehr.icd9 import Group
 from promptehr.metrics import bootstrap
 from promptehr.metrics.incidence import AGE_BANDS, Bools, Floats, Matrix, Patients
@@ -124,7 +125,8 @@ def utility(
     """
     size = min(len(synthetic), len(train))
     synthetic, train = (_drawn(visits, size, generator) for visits in (synthetic, train))
-    scored = [_score(task, synthetic, train, test, min_positives) for task in chosen]
+    in_turn = progress.steps(chosen, total=len(chosen), what="tasks")
+    scored = [_score(task, synthetic, train, test, min_positives) for task in in_turn]
     measured = _measured([one for one in scored if one.reason is None], len(test), generator, resamples)
     return {
         "patients": {"synthetic": size, "real": size, "test": len(test)},
@@ -202,7 +204,8 @@ def _measured(
     One resample serves all tasks, so that their mean has an interval; few are held at once.
     """
     found: dict[int, list[Floats]] = {one.task.ccs: [] for one in scored}
-    drawn = (bootstrap.weights(generator, patients, count) for count in bootstrap.blocks(resamples))
+    blocks = bootstrap.blocks(resamples, f"{len(scored)} tasks")
+    drawn = (bootstrap.weights(generator, patients, count) for count in blocks)
     for weights in chain([np.ones((1, patients))], drawn):
         for one in scored:
             sides = [areas(one.labels, one.scores[name], weights) for name in TRAINED_ON]

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from promptehr import tokens
-from promptehr.model import objective, progress
+from promptehr import progress, tokens
+from promptehr.model import objective
 from promptehr.model.batches import Condition, TokenStore, derived_seed
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Train

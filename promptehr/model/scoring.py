@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from promptehr import progress
 from promptehr.metrics.likelihood import Scores, later_visits
-from promptehr.model import objective, progress
+from promptehr.model import objective
 from promptehr.model.batches import TokenStore, derived_seed
 from promptehr.model.evaluation import in_batches
 from promptehr.model.objective import Batch

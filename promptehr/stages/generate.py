@@ -124,7 +124,7 @@ def from_model(
     from promptehr import model as promptbart
     from promptehr.model import device, sampling
     from promptehr.model.batches import TokenStore
-    from promptehr.model.progress import steps
+    from promptehr.progress import steps
 
     if inputs.model is None or inputs.train_summary is None:
         raise SettingsError("generate.method: model needs --model and --train-summary; or choose a baseline")

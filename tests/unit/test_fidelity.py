@@ -1,5 +1,7 @@
 """Fidelity numbers against values computed by hand."""
 
+import time
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -155,6 +157,24 @@ def test_bootstrap_weights_draw_as_many_patients_as_there_are() -> None:
     drawn = bootstrap.weights(np.random.default_rng(1), 7, 5)
     assert drawn.shape == (5, 7)
     assert drawn.sum(axis=1).tolist() == [7.0] * 5
+
+
+def test_how_many_counts_are_held_at_once_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = Patients.from_frame(frame(*(patient([code]) for code in "ABCAB")), "ABC").ever()
+    whole = bootstrap.resampled_means(np.random.default_rng(1), matrix, 9)
+    assert whole[0] == pytest.approx(bootstrap.weights(np.random.default_rng(1), 5, 1)[0] @ matrix / 5)
+    monkeypatch.setattr(bootstrap, "COUNTS", 10)
+    assert bootstrap.resampled_means(np.random.default_rng(1), matrix, 9).tolist() == whole.tolist()
+
+
+def test_blocks_of_resamples_are_counted_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = count(0, 20)
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    with caplog.at_level("INFO"):
+        assert list(bootstrap.blocks(120, "3 tasks")) == [50, 50, 20]
+    assert caplog.messages == ["2 of 3 blocks of resamples, 3 tasks"]
 
 
 def test_implausible_icd10_codes_are_found_and_not_read_as_icd9() -> None:

