@@ -6,9 +6,10 @@ write. Codes of earlier visits, among them those the encoder sees, may be pointe
 visits repeat chronic codes, and a small model has too few patients with two visits to learn
 every code's own repetition.
 
-    P(code) = (1 - g) P(code | kinds, logits) + g sum of attention over earlier places that hold the code
+    P(code) = P(a code) ((1 - g) P(code | logits) + g sum of attention over earlier places that hold it)
 
-where `model.kinds` decides first whether a code comes at all, and the logits which one.
+where `model.kinds` decides first whether a code comes at all: what can be pointed at does not make
+a visit longer. Without kinds P(a code) is 1 and the logits decide about <v>, <\\v> and END as well.
 
 Shapes: B patients, L new decoder tokens of T so far, S encoder tokens, V vocabulary, D width,
 C = S + T places that can be pointed at.
@@ -109,10 +110,26 @@ class Repeats(nn.Module):
     def forward(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
         """[B, L, V] logits, [B, L, D] states and [B, C, D] embeddings of the places to log-probabilities."""
         logits = self._of_codes(logits, places)
+        found = self._mixed(logits, states, places, embeddings)
+        if self.kinds is None:
+            return found
+        kinds = self._of_kinds(states, places)
+        return torch.cat([kinds[..., :-1], found[..., FIRST_CODE:] + kinds[..., -1:]], dim=-1)
+
+    def of_answers(
+        self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None, answers: Tensor
+    ) -> Tensor:
+        """[B, L] what `forward` says of the answers, [B, L] ids: a third less work for small models."""
+        logits = self._of_codes(logits, places)
+        found = self._mixed_answers(logits, states, places, embeddings, answers)
+        if self.kinds is None:
+            return found
+        kind = self._of_kinds(states, places).gather(2, answers.clamp(max=FIRST_CODE)[..., None])
+        return torch.where(answers >= FIRST_CODE, found, 0.0) + kind[..., 0]
+
+    def _mixed(self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None) -> Tensor:
+        """[B, L, V] log-probabilities of the logits, mixed with what is pointed at."""
         own = logits.log_softmax(-1)
-        if self.kinds is not None:
-            kinds = self._of_kinds(states, places)
-            own = torch.cat([kinds[..., :-1], own[..., FIRST_CODE:] + kinds[..., -1:]], dim=-1)
         if not self.width or embeddings is None:
             return own
         attention, gate = self._pointed(logits, states, places, embeddings)
@@ -129,16 +146,12 @@ class Repeats(nn.Module):
         mixed = torch.where(kept, torch.logaddexp(plain, pointed), torch.full_like(plain, NEVER))
         return own.scatter(2, torch.where(kept, where, PAD), mixed)
 
-    def of_answers(
+    def _mixed_answers(
         self, logits: Tensor, states: Tensor, places: Places, embeddings: Tensor | None, answers: Tensor
     ) -> Tensor:
-        """[B, L] what `forward` says of the answers, [B, L] ids: a third less work for small models."""
-        logits = self._of_codes(logits, places)
+        """[B, L] what `_mixed` says of the answers."""
         plain = -nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten(), reduction="none")
         plain = plain.view_as(answers)
-        if self.kinds is not None:
-            kind = self._of_kinds(states, places).gather(2, answers.clamp(max=FIRST_CODE)[..., None])
-            plain = torch.where(answers >= FIRST_CODE, plain, 0.0) + kind[..., 0]
         if not self.width or embeddings is None:
             return plain
         attention, gate = self._pointed(logits, states, places, embeddings)

@@ -97,10 +97,12 @@ def plan_for(patients: TokenStore, train: Train) -> Any:
 
 
 def twenty_steps() -> tuple[TokenStore, Train]:
-    """Two epochs of patients of one length, whose later visits repeat a code, so that all parts work."""
-    patients = store(
-        *[[[6 + (i + k) % 6 for k in (0, 1)], [6 + (i + k) % 6 for k in (1, 3)]] for i in range(40)]
-    )
+    """Two epochs of patients of one length, whose visits differ and repeat codes of earlier ones.
+
+    So every parameter has a gradient: of one that has none but rounding, AdamW makes a step of full size.
+    """
+    visits = (((0, 1), (1, 3), (0, 2)), ((0,), (1, 3, 0), (0, 2)))
+    patients = store(*[[[6 + (i + k) % 6 for k in codes] for codes in visits[i % 2]] for i in range(40)])
     only_prompt = {"history": 0.0, "denoise": 0.0}
     return patients, tiny_train(
         dropout=0.0, batch_patients=4, epochs=2, conditions=only_prompt, warmup_steps=3, weight_decay=0.5

@@ -1,8 +1,10 @@
 """No code twice in a visit, and pointing at earlier codes, against the formula written out densely."""
 
+import pytest
 import torch
 from torch import Tensor
 
+from promptehr.model.kinds import MOST_CODES, MOST_VISITS, Ends
 from promptehr.model.repeats import NEVER, Places, Repeats
 from promptehr.tokens import BOS, END, EOS, FIRST_CODE, PAD, VISIT, VISIT_END
 
@@ -35,8 +37,12 @@ def random(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def module(width: int = 4) -> Repeats:
-    made = Repeats(width=width, d_model=WIDTH, kinds=False)
+def module(width: int = 4, *, kinds: bool = False) -> Repeats:
+    made = Repeats(width=width, d_model=WIDTH, kinds=kinds)
+    if made.kinds is not None:
+        made.kinds.start(
+            Ends(torch.linspace(-2.0, 2.0, MOST_CODES + 1), torch.linspace(-1.0, 1.0, MOST_VISITS + 1))
+        )
     with torch.no_grad():
         for seed, parameter in enumerate(made.parameters()):
             parameter.copy_(random(*parameter.shape, seed=seed))
@@ -51,7 +57,7 @@ def logits() -> Tensor:
 
 def dense(repeats: Repeats, given: Tensor, states: Tensor, at: Places, embeddings: Tensor) -> Tensor:
     """[3, 9, V] probabilities by the docstring's formula, place after place."""
-    found = torch.zeros(3, 9, SIZE)
+    found, kinds = torch.zeros(3, 9, SIZE), kinds_of(repeats, states, at)
     for row in range(3):
         for step in range(9):
             begun = int((WRITTEN[row, : step + 1] == VISIT).sum())
@@ -63,6 +69,8 @@ def dense(repeats: Repeats, given: Tensor, states: Tensor, at: Places, embedding
             }
             own = given[row, step].clone()
             own[list(used)] = NEVER
+            if kinds is not None:
+                own[:FIRST_CODE] = NEVER
             own = own.softmax(-1)
             pointed = torch.zeros(SIZE)
             can = [
@@ -85,31 +93,61 @@ def dense(repeats: Repeats, given: Tensor, states: Tensor, at: Places, embedding
                 found[row, step] = (1 - gate) * own + gate * pointed
             else:
                 found[row, step] = own
+            if kinds is not None:
+                found[row, step] *= kinds[row, step, FIRST_CODE]
+                found[row, step, :FIRST_CODE] = kinds[row, step, :FIRST_CODE]
     return found
 
 
-def test_the_mixture_is_the_formula() -> None:
-    repeats, at = module(), places()
+def kinds_of(repeats: Repeats, states: Tensor, at: Places) -> Tensor | None:
+    """[3, 9, FIRST_CODE + 1] what the kinds alone say."""
+    if repeats.kinds is None:
+        return None
+    found: Tensor = repeats.kinds(states, at.last, at.codes, at.visits, at.seen, at.full).exp()
+    return found
+
+
+with_and_without_kinds = pytest.mark.parametrize("kinds", [False, True])
+
+
+@with_and_without_kinds
+def test_the_mixture_is_the_formula(kinds: bool) -> None:
+    repeats, at = module(kinds=kinds), places()
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
     found = repeats(logits(), states, at, embeddings)
     assert torch.allclose(found.exp(), dense(repeats, logits(), states, at, embeddings), atol=1e-6)
     assert torch.allclose(found.exp().sum(-1), torch.ones(3, 9), atol=1e-6)
 
 
-def test_probabilities_sum_to_one_in_bfloat16_too() -> None:
+def test_what_can_be_pointed_at_ends_no_visit_later() -> None:
+    repeats, at = module(kinds=True), places()
+    states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
+    wide_open = repeats(logits(), states, at, embeddings)
+    with torch.no_grad():
+        repeats.gate.bias.fill_(5.0)
+    ends = repeats(logits(), states, at, embeddings)[..., VISIT_END]
+    assert torch.equal(ends, wide_open[..., VISIT_END])
+    kinds = kinds_of(repeats, states, at)
+    assert kinds is not None
+    assert torch.allclose(ends.exp(), kinds[..., VISIT_END])
+
+
+@with_and_without_kinds
+def test_probabilities_sum_to_one_in_bfloat16_too(kinds: bool) -> None:
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
     with torch.autocast("cpu", torch.bfloat16):
-        found = module()(logits(), states, places(), embeddings)
+        found = module(kinds=kinds)(logits(), states, places(), embeddings)
     assert torch.allclose(found.exp().sum(-1), torch.ones(3, 9), atol=1e-6)
 
 
-def test_gradients_are_those_of_the_formula() -> None:
-    repeats, at = module(), places()
+@with_and_without_kinds
+def test_gradients_are_those_of_the_formula(kinds: bool) -> None:
+    repeats, at = module(kinds=kinds), places()
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
     # D may be written everywhere but in the third patient's second visit.
     answer = torch.full((3, 9, 1), D)
     parameters = list(repeats.parameters())
-    kept = torch.ones(3, 9, 1, dtype=torch.bool)
+    kept = at.open[..., None].clone() if kinds else torch.ones(3, 9, 1, dtype=torch.bool)
     kept[2, 5:7] = False
     ours = repeats(logits(), states, at, embeddings).gather(2, answer)[kept].sum()
     theirs = dense(repeats, logits(), states, at, embeddings).gather(2, answer)[kept].log().sum()
@@ -117,10 +155,11 @@ def test_gradients_are_those_of_the_formula() -> None:
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(found, expected, strict=True))
 
 
-def test_answers_alone_cost_what_they_cost_among_all() -> None:
+@with_and_without_kinds
+def test_answers_alone_cost_what_they_cost_among_all(kinds: bool) -> None:
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
     for width in (4, 0):
-        repeats = module(width)
+        repeats = module(width, kinds=kinds)
         whole = repeats(logits(), states, places(), embeddings)
         for token in range(SIZE):
             answers = torch.full((3, 9), token)
@@ -131,8 +170,9 @@ def test_answers_alone_cost_what_they_cost_among_all() -> None:
             assert torch.allclose(alone[possible], whole[..., token][possible], atol=1e-5)
 
 
-def test_answers_alone_have_the_same_gradients() -> None:
-    repeats = module()
+@with_and_without_kinds
+def test_answers_alone_have_the_same_gradients(kinds: bool) -> None:
+    repeats = module(kinds=kinds)
     parameters = list(repeats.parameters())
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
     answers = torch.full((3, 9), D)
@@ -167,8 +207,9 @@ def test_what_may_be_pointed_at() -> None:
     assert at.open[0].tolist() == [False, True, True, True, False, True, True, True, False]
 
 
-def test_the_last_tokens_alone_give_the_same_as_all_at_once() -> None:
-    repeats = module()
+@with_and_without_kinds
+def test_the_last_tokens_alone_give_the_same_as_all_at_once(kinds: bool) -> None:
+    repeats = module(kinds=kinds)
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
     whole = repeats(logits(), states, places(), embeddings)
     last = repeats(logits()[:, -2:], states[:, -2:], places(2), embeddings)
