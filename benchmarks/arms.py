@@ -261,7 +261,7 @@ def unruled(build: Build) -> Build:
 def may_repeat(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     """Ours, but a code may come twice in a visit."""
     model = ours(store, train, vocabulary)
-    free = rivals.MayRepeat(width=train.pointer_width, d_model=train.shape.width)
+    free = rivals.MayRepeat(width=train.pointer_width, d_model=train.shape.width, kinds=train.kinds)
     free.load_state_dict(model.repeats.state_dict())
     model.repeats = free
     return model

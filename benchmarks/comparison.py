@@ -47,10 +47,8 @@ def gpt2(
 
 def gpt2_with_ours(store: TokenStore, train: Train, vocabulary: Vocabulary) -> nn.Module:
     """The same with all that our model has beside its network: rules, kinds and counted offsets."""
-    model, whole = (
-        gpt2(store, train, vocabulary, repeats=rivals.pointing),
-        arms.ours(store, train, vocabulary),
-    )
+    model = gpt2(store, train, vocabulary, repeats=rivals.pointing)
+    whole = arms.ours(store, train, vocabulary)
     model.offsets, model.repeats.kinds = whole.offsets, whole.repeats.kinds
     return model
 

@@ -7,10 +7,10 @@
 
 Prints a Markdown table. A recipe goes through the product's own stages, train and evaluate_likelihood,
 and what they write is kept in a folder: a run that was stopped continues, a finished one is done again
-only after a change to settings or code. `elapsed` is of the train stage, with compilation, validation
-and publishing, all its starts together; `useful tokens/s` is the median of the epochs, without
-validation. The cohort is made where there is none yet; the rest needs neither polars nor snakemake, so
-it can be carried to a GPU.
+only after a change to settings, cohort or the code of the two stages. `elapsed` is of the train stage,
+with compilation, validation and publishing, all its starts together but those that were killed outright;
+`useful tokens/s` is the median of the epochs, without validation. The cohort is made where there is none
+yet; the rest needs neither polars nor snakemake, so it can be carried to a GPU.
 """
 
 import argparse
@@ -28,7 +28,8 @@ import torch
 
 from promptehr import artifacts, provenance, schemas
 from promptehr.errors import PromptEHRError
-from promptehr.settings import Runtime, from_assignments
+from promptehr.model import device
+from promptehr.settings import Runtime, from_assignments, runtime_from
 from promptehr.stages import evaluate_likelihood, train
 
 PATIENTS = 46_520
@@ -113,7 +114,7 @@ def measure(folder: Path, cohort: Path, assignments: Sequence[str], runtime: Run
     )
     if not made.summary.exists():
         settings = from_assignments("train", assignments)
-        with clocked(folder):
+        with clocked(folder, device.decide(runtime)):
             train.run(train.Inputs(**shared), made, settings, runtime)
     found = folder / "likelihood.json"
     if not found.exists():
@@ -131,15 +132,16 @@ def measure(folder: Path, cohort: Path, assignments: Sequence[str], runtime: Run
 
 
 @contextmanager
-def clocked(folder: Path) -> Iterator[None]:
-    """Add a line to `starts.jsonl`: seconds, and the GPU's memory where there is one."""
+def clocked(folder: Path, where: torch.device) -> Iterator[None]:
+    """Add a line to `starts.jsonl`: seconds, and the memory of the GPU that trains."""
     folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    on_gpu, began = where.type == "cuda", time.monotonic()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(where)
     try:
         yield
     finally:
-        gpu = torch.cuda.is_available()
-        peak = torch.cuda.max_memory_allocated() / 2**30 if gpu else None
+        peak = torch.cuda.max_memory_allocated(where) / 2**30 if on_gpu else None
         with (folder / "starts.jsonl").open("a") as file:
             file.write(json.dumps({"seconds": time.monotonic() - began, "peak_gib": peak}) + "\n")
 
@@ -231,23 +233,24 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 def main(given: Sequence[str] | None = None) -> None:
     options = arguments(given)
     cohort = options.work / f"cohort-{options.patients}-{options.seed}"
-    prepare(cohort, options.patients, options.seed)
-    runtime = Runtime(device=options.device, threads=options.threads)
-    print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
-    for name in options.recipes:
-        assignments = (*RECIPES[name], *options.set)
-        folder = options.work / f"{cohort.name}-{name}-{digest(assignments)}"
-        try:
+    try:
+        runtime = runtime_from([f"device={options.device}", f"threads={json.dumps(options.threads)}"])
+        prepare(cohort, options.patients, options.seed)
+        print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
+        for name in options.recipes:
+            assignments = (*RECIPES[name], *options.set)
+            folder = options.work / f"{cohort.name}-{name}-{digest(assignments, cohort)}"
             one = measure(folder, cohort, assignments, runtime)
-        except PromptEHRError as error:  # a run that was asked to stop is one of them
-            raise SystemExit(f"{name}: {error}") from None
-        print(line(row(" ".join([name, *options.set]), one)), flush=True)
+            print(line(row(" ".join([name, *options.set]), one)), flush=True)
+    except PromptEHRError as error:  # a run that was asked to stop is one of them
+        raise SystemExit(str(error)) from None
 
 
-def digest(assignments: Sequence[str]) -> str:
-    """Of what a recipe's numbers depend on, beside the cohort."""
+def digest(assignments: Sequence[str], cohort: Path) -> str:
+    """Of what a recipe's numbers depend on."""
+    data = artifacts.sha256(cohort / "shards/index.json")
     code = [dict(provenance.code(stage)) for stage in ("train", "evaluate_likelihood")]
-    return hashlib.sha256(json.dumps([*assignments, *code], sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps([*assignments, data, *code], sort_keys=True).encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 from transformers.modeling_outputs import CausalLMOutput
 
+from promptehr.model.kinds import even
 from promptehr.model.prompt import Prompts
 from promptehr.model.repeats import CLOSED, Places, Repeats
 from promptehr.settings import Train
@@ -39,8 +40,8 @@ class Unruled(Repeats):
 class MayRepeat(Unruled):
     """The same with the pointer: a code may come twice in a visit, those of earlier ones are pointed at."""
 
-    def __init__(self, *, width: int, d_model: int):
-        Repeats.__init__(self, width=width, d_model=d_model, kinds=True)
+    def __init__(self, *, width: int, d_model: int, kinds: bool):
+        Repeats.__init__(self, width=width, d_model=d_model, kinds=kinds)
 
 
 def forgetting(places: Places) -> Places:
@@ -171,8 +172,10 @@ class Lstm(Decoder):
 
 
 def pointing(train: Train) -> Repeats:
-    """The rules of the product, gate nearly closed as there."""
+    """The rules of the product, gate nearly closed as there; nobody has counted when visits end."""
     found = Repeats(width=train.pointer_width, d_model=train.shape.width, kinds=train.kinds)
+    if found.kinds is not None:
+        found.kinds.start(even())
     if found.width:
         nn.init.constant_(found.gate.bias, CLOSED)
     return found

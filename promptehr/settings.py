@@ -443,7 +443,7 @@ class EvaluatePrivacy(Section):
     min_members: Count = 300
     """Members and non-members an attack needs; fewer give null with the reason."""
     attacked_patients: Count = 10_000
-    """Patients of a set, at most, that an attack asks about; it looks for them among all published ones."""
+    """Patients of a set, at most, that an attack asks about; where it looks for them stays as large."""
 
     @model_validator(mode="after")
     def members_enough_are_asked_about(self) -> "EvaluatePrivacy":

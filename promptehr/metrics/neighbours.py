@@ -10,10 +10,13 @@ import numpy as np
 from promptehr import progress
 from promptehr.metrics.incidence import Floats, Ints, Matrix
 
-BLOCK, PAIRS = 512, 10_000_000  # query patients, and pairs with a reference, at once at the most
+BLOCK, PAIRS = (
+    512,
+    10_000_000,
+)  # query patients, and pairs with a reference, at once at the most, or one query
 
 
-def nearest(queries: Matrix, references: Matrix, *, itself: bool = False) -> Floats:
+def nearest(queries: Matrix, references: Matrix, *, own: Ints | None = None) -> Floats:
     """[Q] distance of each query to its nearest reference: 1 - |both| / |either| of their codes.
 
     0 for equal sets, 1 where no reference shares a code. Every set has at least one code.
@@ -21,11 +24,11 @@ def nearest(queries: Matrix, references: Matrix, *, itself: bool = False) -> Flo
     Args:
         queries: [Q, K] CSR of 0 and 1.
         references: [N, K] CSR of 0 and 1.
-        itself: The two are the same patients, and a patient is not its own neighbour: left out
-            by row, so that a second patient with the same codes counts.
+        own: [Q] row of each query among the references, where it is one of them: a patient is not
+            its own neighbour, but a second one with the same codes is.
     """
     best = np.zeros(queries.shape[0])
-    for rows, _, similarity in _similarities(queries, references, itself=itself):
+    for rows, _, similarity in _similarities(queries, references, own):
         filled = np.flatnonzero(np.diff(rows, prepend=-1))
         best[rows[filled]] = np.maximum.reduceat(similarity, filled)
     return 1.0 - best
@@ -34,7 +37,7 @@ def nearest(queries: Matrix, references: Matrix, *, itself: bool = False) -> Flo
 def nearest_row(queries: Matrix, references: Matrix) -> Ints:
     """[Q] the reference nearest to each query, the first of equally near ones; -1 if none shares a code."""
     found = np.full(queries.shape[0], -1)
-    for rows, columns, similarity in _similarities(queries, references, itself=False):
+    for rows, columns, similarity in _similarities(queries, references):
         filled = np.flatnonzero(np.diff(rows, prepend=-1))
         best = np.repeat(np.maximum.reduceat(similarity, filled), np.diff(filled, append=len(rows)))
         nearest_ones = np.where(similarity == best, columns, references.shape[0])
@@ -43,7 +46,7 @@ def nearest_row(queries: Matrix, references: Matrix) -> Ints:
 
 
 def _similarities(
-    queries: Matrix, references: Matrix, *, itself: bool
+    queries: Matrix, references: Matrix, own: Ints | None = None
 ) -> Iterator[tuple[Ints, Ints, Floats]]:
     """Query, reference and |both| / |either| of all that share a code, by query, in blocks."""
     transposed = references.T.tocsr()
@@ -54,7 +57,7 @@ def _similarities(
         shared = (queries[start : start + block] @ transposed).tocsr()
         rows = start + np.repeat(np.arange(shared.shape[0]), np.diff(shared.indptr))
         similarity = shared.data / (query_sizes[rows] + sizes[shared.indices] - shared.data)
-        if itself:
-            similarity[shared.indices == rows] = 0.0
+        if own is not None:
+            similarity[shared.indices == own[rows]] = 0.0
         if len(rows):
             yield rows, shared.indices, similarity

@@ -4,7 +4,7 @@ Turns three sets of records (synthetic, training, held-out: valid and test) into
 controls and a gate. Distances are Jaccard distances of the records' sets of codes; demographics
 are never compared. Held-out patients come from the same hospital as the training ones and were
 seen by no generator: what an attack finds about them, it finds by chance. Of large cohorts an attack
-asks about a draw of patients, and looks for them among all that are published: power is kept, and
+asks about a draw of patients, and looks for them where it would look for all: power is kept, and
 time grows with the patients instead of with their square. Exact copies are looked for among all.
 """
 
@@ -15,10 +15,10 @@ import numpy as np
 from promptehr.metrics import bootstrap
 from promptehr.metrics.attributes import attributes
 from promptehr.metrics.controls import LEVEL, controls, doubt
-from promptehr.metrics.incidence import Floats
+from promptehr.metrics.incidence import Floats, Ints
 from promptehr.metrics.membership import attack
 from promptehr.metrics.neighbours import nearest
-from promptehr.metrics.records import Records, at_most, copies, drawn
+from promptehr.metrics.records import Records, at_most, copies, drawn, some
 
 QUANTILES = (5, 25, 50, 75, 95)
 RULE = (
@@ -159,7 +159,9 @@ def distances(
 def adversarial_accuracy(
     synthetic: Records, train: Records, held_out: Records, *, most: int, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Nearest-neighbour adversarial accuracy (Yale et al. 2020), on equally many of each, `most` at most.
+    """Nearest-neighbour adversarial accuracy (Yale et al. 2020), among equally many of each.
+
+    Asked are all of them, or a draw of `most`.
 
     Against a set R: half the share of patients of R whose nearest synthetic patient is farther
     than their nearest other patient of R, plus half the same with the roles changed; ties one
@@ -169,18 +171,21 @@ def adversarial_accuracy(
     Intervals resample patients with their distances as they are.
     """
     generator = np.random.default_rng(seed)
-    size = min(len(synthetic), len(train), len(held_out), most)
+    size = min(len(synthetic), len(train), len(held_out))
     if size < 2:
         nothing = dict.fromkeys(("train", "held_out", "privacy_loss"))
-        return {"patients": size, **nothing, "reason": "fewer than two patients in one set"}
+        return {"patients": size, "asked": 0, **nothing, "reason": "fewer than two patients in one set"}
     fake, ours, theirs = (drawn(side, size, generator) for side in (synthetic, train, held_out))
-    apart = nearest(fake.ever, fake.ever, itself=True)
-    sides = {name: _told_apart(fake, real, apart) for name, real in (("train", ours), ("held_out", theirs))}
+    asked = some(size, most, generator)
+    apart = nearest(fake.ever[asked], fake.ever, own=asked)
+    sides = {
+        name: _told_apart(fake, real, apart, asked) for name, real in (("train", ours), ("held_out", theirs))
+    }
     # One resample of the synthetic patients serves both sets, so that it cancels in the loss.
     accuracies = []
     for count in bootstrap.blocks(resamples, "adversarial accuracy"):
-        weights = bootstrap.weights(generator, size, count) / size
-        fresh = {name: bootstrap.weights(generator, size, count) / size for name in sides}
+        weights = bootstrap.weights(generator, len(asked), count) / len(asked)
+        fresh = {name: bootstrap.weights(generator, len(asked), count) / len(asked) for name in sides}
         accuracies.append(
             [(fresh[name] @ of_real + weights @ of_fake) / 2 for name, (of_real, of_fake) in sides.items()]
         )
@@ -190,6 +195,7 @@ def adversarial_accuracy(
     resampled["privacy_loss"] = resampled["held_out"] - resampled["train"]
     return {
         "patients": size,
+        "asked": len(asked),
         **{
             name: {"value": value[name], "interval": bootstrap.interval(resampled[name])}
             for name in resampled
@@ -197,10 +203,11 @@ def adversarial_accuracy(
     }
 
 
-def _told_apart(fake: Records, real: Records, fake_apart: Floats) -> tuple[Floats, Floats]:
-    """[n] of real and [n] of synthetic patients: 1 farther from the other set, one half for ties."""
-    real_apart = nearest(real.ever, real.ever, itself=True)
-    across_real, across_fake = nearest(real.ever, fake.ever), nearest(fake.ever, real.ever)
+def _told_apart(fake: Records, real: Records, fake_apart: Floats, asked: Ints) -> tuple[Floats, Floats]:
+    """[n] of the asked rows, real and synthetic: 1 farther from the other set, one half for ties."""
+    real_apart = nearest(real.ever[asked], real.ever, own=asked)
+    across_real = nearest(real.ever[asked], fake.ever)
+    across_fake = nearest(fake.ever[asked], real.ever)
     return (
         (across_real > real_apart) + 0.5 * (across_real == real_apart),
         (across_fake > fake_apart) + 0.5 * (across_fake == fake_apart),
@@ -210,8 +217,8 @@ def _told_apart(fake: Records, real: Records, fake_apart: Floats) -> tuple[Float
 def _resampled_mean(values: Floats, generator: np.random.Generator, resamples: int) -> Floats:
     """[resamples] mean of resampled values, each drawn as often as it occurs."""
     levels, counts = np.unique(values, return_counts=True)
-    drawn: Floats = generator.multinomial(len(values), counts / len(values), size=resamples) @ levels
-    return drawn / len(values)
+    sums: Floats = generator.multinomial(len(values), counts / len(values), size=resamples) @ levels
+    return sums / len(values)
 
 
 def _spread(distance: Floats) -> dict[str, Any]:

@@ -56,7 +56,14 @@ def drawn(records: Records, size: int, generator: np.random.Generator) -> Record
 
 def at_most(records: Records, size: int, generator: np.random.Generator) -> Records:
     """The records themselves, or a draw where there are more than `size`."""
-    return records if len(records) <= size else drawn(records, size, generator)
+    return records.rows(some(len(records), size, generator))
+
+
+def some(records: int, size: int, generator: np.random.Generator) -> Ints:
+    """All rows, or a draw in their order where there are more than `size`."""
+    if records <= size:
+        return np.arange(records)
+    return np.sort(generator.permutation(records)[:size])
 
 
 def copies(synthetic: Records, train: Records, held_out: Records) -> dict[str, Any]:

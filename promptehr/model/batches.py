@@ -21,6 +21,8 @@ from promptehr.settings import Train
 from promptehr.tokens import Cohort, Ints
 
 Condition = Literal["prompt", "history", "denoise"]
+# `copy` is measured and never trained.
+Shown = Literal["prompt", "history", "denoise", "copy"]
 CONDITIONS: tuple[Condition, ...] = ("prompt", "history", "denoise")
 PROMPT, HISTORY, DENOISE = range(3)
 

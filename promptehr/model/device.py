@@ -46,6 +46,12 @@ def compiles(choice: Literal["auto", "off"], where: torch.device) -> bool:
     return choice == "auto" and where.type == "cuda"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was short; torch's allocator of the CPU raises a plain RuntimeError."""
+    short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return short or "DefaultCPUAllocator" in str(error)
+
+
 @contextmanager
 def repeatable(wanted: bool, where: torch.device) -> Iterator[None]:
     """Arithmetic that repeats bit for bit on a GPU, if wanted; what cannot is an error that names it.

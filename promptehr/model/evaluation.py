@@ -15,7 +15,7 @@ from torch import Tensor
 
 from promptehr import progress, tokens
 from promptehr.model import objective
-from promptehr.model.batches import Condition, TokenStore, derived_seed
+from promptehr.model.batches import Condition, Shown, TokenStore, derived_seed
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Train
 
@@ -65,7 +65,7 @@ def evaluate(
     return {name: _means(*row) for name, row in zip(("all", "codes"), sums.tolist(), strict=True)}
 
 
-def in_batches(store: TokenStore, condition: str, batch_tokens: int) -> list[Tensor]:
+def in_batches(store: TokenStore, condition: Shown, batch_tokens: int) -> list[Tensor]:
     """Rows of the store, batch by batch: of all patients, or under `history` of those with two visits."""
     eligible = np.flatnonzero(store.visits >= (2 if condition == "history" else 1))
     chosen = by_length(store.lengths[eligible], batch_tokens)

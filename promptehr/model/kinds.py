@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from promptehr.model.batches import TokenStore
 from promptehr.tokens import BOS, END, FIRST_CODE, VISIT, VISIT_END
 
-# Its exponential is 0 in float32, exactly.
+# Its exponential is 0 in float32, exactly: a number on the way to 0 would make the arithmetic slow.
 NEVER = -1.0e4
 # Codes of a visit and visits of a record that are told apart; beyond, the last one's log-odds hold.
 MOST_CODES, MOST_VISITS = 40, 10
@@ -76,7 +76,7 @@ class Kinds(nn.Module):
         nn.init.zeros_(self.ends.bias)
 
     def forward(
-        self, states: Tensor, last: Tensor, codes: Tensor, visits: Tensor, seen: Tensor, full: Tensor
+        self, states: Tensor, *, last: Tensor, codes: Tensor, visits: Tensor, seen: Tensor, full: Tensor
     ) -> Tensor:
         """[B, L, FIRST_CODE + 1] log-probabilities of each token that is no code, then of any code.
 

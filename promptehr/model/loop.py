@@ -142,9 +142,7 @@ def advice_on_memory(train: Train) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        # The CPU's allocator raises a plain RuntimeError.
-        short = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not short and "DefaultCPUAllocator" not in str(error):
+        if not device.is_out_of_memory(error):
             raise
         name = "batch_patients" if train.batch_tokens is None else "batch_tokens"
         raise SettingsError(

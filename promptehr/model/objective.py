@@ -21,13 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from promptehr import tokens
-from promptehr.model.batches import Step, TokenStore
+from promptehr.model.batches import Shown, Step, TokenStore
+from promptehr.model.kinds import NEVER
 from promptehr.settings import Corruption
 
 NOT_SCORED = -100
-
-# Its exponential is 0 in float32, exactly: a number on the way to 0 would make the arithmetic slow.
-NEVER = -1.0e4
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,18 @@ def copy(store: TokenStore, rows: Tensor) -> Batch:
 
 
 def held_out(
-    store: TokenStore, rows: Tensor, condition: str, corruption: Corruption, generator: torch.Generator
+    store: TokenStore, rows: Tensor, condition: Shown, corruption: Corruption, generator: torch.Generator
 ) -> Batch:
     """The batch of a condition, `copy` among them, as patients are scored: `history` gives one visit."""
-    if condition == "prompt":
-        return prompt(store, rows)
-    if condition == "history":
-        return history(store, rows, torch.ones_like(rows))
-    return denoise(store, rows, corruption, generator) if condition == "denoise" else copy(store, rows)
+    match condition:
+        case "prompt":
+            return prompt(store, rows)
+        case "history":
+            return history(store, rows, torch.ones_like(rows))
+        case "denoise":
+            return denoise(store, rows, corruption, generator)
+        case "copy":
+            return copy(store, rows)
 
 
 def training(store: TokenStore, step: Step, corruption: Corruption, generator: torch.Generator) -> Batch:

@@ -19,8 +19,9 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.models.bart.modeling_bart import BartEncoder
 from transformers.utils import logging as transformers_logging
 
-from promptehr.errors import ArtifactError
+from promptehr.errors import ArtifactError, SettingsError
 from promptehr.model.config import PromptBartConfig
+from promptehr.model.device import is_out_of_memory
 from promptehr.model.groups import CodeGroups
 from promptehr.model.kinds import Ends, even
 from promptehr.model.offsets import Offsets
@@ -371,6 +372,7 @@ def load(folder: Path, device: torch.device | str) -> PromptBartForConditionalGe
 
     Raises:
         ArtifactError: if the folder does not hold a PromptBART.
+        SettingsError: if it does not fit into memory.
     """
     shows_bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -379,6 +381,8 @@ def load(folder: Path, device: torch.device | str) -> PromptBartForConditionalGe
             folder, local_files_only=True
         )
     except (OSError, ValueError, RuntimeError) as error:  # the last of weights of another shape
+        if is_out_of_memory(error):
+            raise SettingsError(f"{folder}: does not fit into memory; ask for more of it") from error
         raise ArtifactError(f"{folder}: not a published model; rerun train") from error
     finally:
         if shows_bar:

@@ -183,5 +183,12 @@ class Repeats(nn.Module):
 
     def _of_kinds(self, states: Tensor, places: Places) -> Tensor:
         assert self.kinds is not None
-        found: Tensor = self.kinds(states, places.last, places.codes, places.visits, places.seen, places.full)
+        found: Tensor = self.kinds(
+            states,
+            last=places.last,
+            codes=places.codes,
+            visits=places.visits,
+            seen=places.seen,
+            full=places.full,
+        )
         return found

@@ -8,7 +8,7 @@ Shapes: N patients of a batch, L decoder tokens, V vocabulary, T tokens of the c
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +18,14 @@ from torch import Tensor
 from promptehr import progress
 from promptehr.metrics.likelihood import Scores, later_visits
 from promptehr.model import objective
-from promptehr.model.batches import TokenStore, derived_seed
+from promptehr.model.batches import Shown, TokenStore, derived_seed
 from promptehr.model.evaluation import in_batches
 from promptehr.model.objective import Batch
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Corruption
 from promptehr.tokens import VISIT, Cohort
 
-Condition = Literal["prompt", "history", "denoise", "copy"]
-CONDITIONS: tuple[Condition, ...] = ("prompt", "history", "denoise", "copy")
+CONDITIONS: tuple[Shown, ...] = ("prompt", "history", "denoise", "copy")
 
 
 @torch.inference_mode()
@@ -34,7 +33,7 @@ def score(
     model: PromptBartForConditionalGeneration,
     cohort: Cohort,
     store: TokenStore,
-    condition: Condition,
+    condition: Shown,
     *,
     batch_tokens: int,
     seed: int,

@@ -128,7 +128,7 @@ def evaluate(
         "baselines": {name: likelihood.measured(s, classes, test, resamples) for name, s in simple.items()},
         "optimum": _optimum(known, classes, test, resamples),
         # Codes alone can be had cheaper by a model that ends visits too late, so every token counts too;
-        # under `history` only those do that have a later visit, and chance ends no visit of theirs.
+        # under `history` only patients with a later visit do, whose records were chosen not to end sooner.
         "gap_closed": {name: gap(name, classes.codes) for name in ("prompt", "history")},
         "gap_closed_all": {"prompt": gap("prompt", classes.named()["all"])},
         "leak": _leak(model["prompt"], known, classes, test),

@@ -127,9 +127,9 @@ def frozen(checkout: Checkout) -> Iterator[int]:
     """The trainer's process stands still for the length of the block."""
     lease = json.loads((checkout.folder / BASE / "checkpoints" / "lease.json").read_bytes())
     os.kill(lease["pid"], signal.SIGSTOP)
-    # While it waits for the disk it does not stop yet.
-    until(lambda: stands_still(lease["pid"]), "the trainer to stand still")
     try:
+        # While it waits for the disk it does not stop yet.
+        until(lambda: stands_still(lease["pid"]), "the trainer to stand still")
         yield lease["pid"]
     finally:
         with suppress(ProcessLookupError):

@@ -13,7 +13,7 @@ from promptehr import artifacts, schemas
 from promptehr.errors import ArtifactError
 from promptehr.metrics.likelihood import Classes, Scores
 from promptehr.model import config, objective, promptbart, scoring
-from promptehr.model.batches import TokenStore
+from promptehr.model.batches import Shown, TokenStore
 from promptehr.settings import EvaluateLikelihood, Runtime, parse
 from promptehr.simulation.scope import changed_process
 from promptehr.stages import evaluate_likelihood, train
@@ -36,7 +36,7 @@ class Copier(torch.nn.Module):
         return type("Output", (), {"logits": logits})
 
 
-def scored_copier(condition: scoring.Condition, patients: int = 30) -> tuple[Scores, Classes]:
+def scored_copier(condition: Shown, patients: int = 30) -> tuple[Scores, Classes]:
     people = cohort(*random_patients(patients, seed=1))
     store = TokenStore.from_cohort(people, "cpu", vocabulary_size=SIZE)
     found = scoring.score(Copier(), people, store, condition, batch_tokens=256, seed=1)  # type: ignore[arg-type]

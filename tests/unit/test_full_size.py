@@ -58,7 +58,7 @@ def test_a_stopped_run_continues_and_its_starts_add_up(
         raise Interrupted("training stopped by SIGTERM after step 1")
 
     monkeypatch.setattr(train, "run", stopped)
-    with pytest.raises(SystemExit, match=r"^small: training stopped by SIGTERM"):
+    with pytest.raises(SystemExit, match=r"^training stopped by SIGTERM"):
         called(tmp_path, recipes=["small"])
     monkeypatch.setattr(train, "run", whole)
     called(tmp_path, recipes=["small"])
@@ -68,16 +68,27 @@ def test_a_stopped_run_continues_and_its_starts_add_up(
     assert full_size.read(folder).elapsed_s == sum(start["seconds"] for start in starts)
 
 
-def test_a_changed_setting_is_another_run() -> None:
+def test_a_changed_setting_or_cohort_is_another_run(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "shards").mkdir(parents=True)
+        (tmp_path / name / "shards/index.json").write_text(name)
     base = full_size.RECIPES["reference"]
-    assert full_size.digest(base) == full_size.digest(base)
-    assert full_size.digest(base) != full_size.digest((*base, "train.epochs=3"))
+    first = full_size.digest(base, tmp_path / "one")
+    assert first == full_size.digest(base, tmp_path / "one")
+    assert first != full_size.digest((*base, "train.epochs=3"), tmp_path / "one")
+    assert first != full_size.digest(base, tmp_path / "two")
 
 
 def test_a_bad_setting_is_one_line_and_leaves_no_start(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"^small: train\.epochs: "):
+    with pytest.raises(SystemExit, match=r"^train\.epochs: "):
         called(tmp_path, "train.epochs=0", recipes=["small"])
     assert not list(tmp_path.glob("cohort-80-1-small-*"))
+
+
+@pytest.mark.parametrize("option", ["--patients", "--threads"])
+def test_a_number_that_cannot_be_is_one_line(option: str, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=rf"{option.strip('-')}: .* got 0"):
+        full_size.main(["--work", str(tmp_path), option, "0", "--recipes"])
 
 
 def test_every_recipe_is_valid_settings() -> None:

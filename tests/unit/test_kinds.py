@@ -29,7 +29,11 @@ def said(made: Kinds, visible: Tensor = UNSEEN, codes: int = len(CODES)) -> Tens
     """[10, FIRST_CODE + 1] probabilities after each written token."""
     at = Places.of(WRITTEN, visible, WRITTEN.shape[1], codes)
     states = torch.ones(*WRITTEN.shape, WIDTH)
-    found: Tensor = made(states, at.last, at.codes, at.visits, at.seen, at.full)[0].exp().detach()
+    found: Tensor = (
+        made(states, last=at.last, codes=at.codes, visits=at.visits, seen=at.seen, full=at.full)[0]
+        .exp()
+        .detach()
+    )
     return found
 
 

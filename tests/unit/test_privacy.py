@@ -34,15 +34,15 @@ def test_nearest_is_the_jaccard_distance_of_code_sets() -> None:
 def test_pairs_compared_at_once_change_no_distance(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     queries, references = records(cohort(40, 1, CODES), cohort(30, 2, CODES, first_id=100))
     whole = [f(queries.ever, references.ever).tolist() for f in (nearest, nearest_row)]
-    whole.append(nearest(queries.ever, queries.ever, itself=True).tolist())
+    whole.append(nearest(queries.ever, queries.ever, own=np.arange(40)).tolist())
     monkeypatch.setattr(neighbours, name, 7)
     assert [f(queries.ever, references.ever).tolist() for f in (nearest, nearest_row)] == whole[:2]
-    assert nearest(queries.ever, queries.ever, itself=True).tolist() == whole[2]
+    assert nearest(queries.ever, queries.ever, own=np.arange(40)).tolist() == whole[2]
 
 
 def test_a_patient_is_not_its_own_neighbour_but_its_twin_is() -> None:
     (twins,) = records(frame(patient(["A", "B"]), patient(["B"], ["A"]), patient(["A"])))
-    assert nearest(twins.ever, twins.ever, itself=True).tolist() == [0.0, 0.0, 0.5]
+    assert nearest(twins.ever, twins.ever, own=np.arange(3)).tolist() == [0.0, 0.0, 0.5]
 
 
 def test_copies_have_the_same_visits_in_whatever_order_of_codes() -> None:
@@ -148,9 +148,19 @@ def test_a_draw_of_attacked_patients_gives_the_same_verdict(publisher: str) -> N
     found = judged(synthetic, attacked_patients=150)
     assert found["gate"]["passed"] is passes
     asked = [found["membership"]["members"], found["membership"]["non_members"]]
-    context = [found["distances"]["synthetic"], found["adversarial_accuracy"]["patients"]]
+    context = [found["distances"]["synthetic"], found["adversarial_accuracy"]["asked"]]
     assert [*asked, *context, found["attributes"]["attacked"]] == [150] * 5
     assert found["copies"] == judged(synthetic)["copies"]
+
+
+def test_a_memoriser_loses_as_much_privacy_by_a_draw_as_by_everybody() -> None:
+    three = records(TRAIN, TRAIN, HELD_OUT)
+    everybody, draw = (
+        adversarial_accuracy(*three, most=most, resamples=200, seed=1)["privacy_loss"] for most in (400, 100)
+    )
+    assert everybody["value"] == pytest.approx(0.25, abs=0.05)
+    assert draw["interval"][0] > 0.0
+    assert draw["value"] == pytest.approx(everybody["value"], abs=0.1)
 
 
 def test_few_patients_are_all_attacked() -> None:

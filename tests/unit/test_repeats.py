@@ -103,7 +103,9 @@ def kinds_of(repeats: Repeats, states: Tensor, at: Places) -> Tensor | None:
     """[3, 9, FIRST_CODE + 1] what the kinds alone say."""
     if repeats.kinds is None:
         return None
-    found: Tensor = repeats.kinds(states, at.last, at.codes, at.visits, at.seen, at.full).exp()
+    found: Tensor = repeats.kinds(
+        states, last=at.last, codes=at.codes, visits=at.visits, seen=at.seen, full=at.full
+    ).exp()
     return found
 
 

@@ -101,6 +101,17 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
         load(tmp_path, "cpu")
 
 
+def test_a_model_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: 1 GB")
+
+    monkeypatch.setattr(promptbart.PromptBartForConditionalGeneration, "from_pretrained", short)
+    with pytest.raises(SettingsError, match="does not fit into memory"):
+        load(tmp_path, "cpu")
+
+
 def test_weights_of_another_shape_are_an_error(inputs: stage.Inputs, tmp_path: Path) -> None:
     stage.run(inputs, outputs(tmp_path), tiny_settings(epochs=1), CPU)
     config = tmp_path / "model/config.json"
