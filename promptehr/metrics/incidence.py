@@ -4,7 +4,7 @@ Turns a frame in the records schema into flat arrays and sparse matrices over on
 codes, so that every metric is a product of matrices. Knows no metric.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +60,22 @@ class Patients:
             visit_codes=codes_of_visit.list.len().cast(pl.Int64).to_numpy(),
             codes=codes.to_physical().cast(pl.Int64).to_numpy(),
         )
+
+    def blocks(self, size: int) -> Iterator["Patients"]:
+        """The patients in their order, so many at once."""
+        visit_ends = np.concatenate([[0], np.cumsum(self.visits)])
+        code_ends = np.concatenate([[0], np.cumsum(self.visit_codes)])
+        for begin in range(0, max(len(self), 1), size):
+            rows = slice(begin, begin + size)
+            first, last = visit_ends[begin], visit_ends[min(begin + size, len(self))]
+            yield Patients(
+                catalogue=self.catalogue,
+                gender=self.gender[rows],
+                age=self.age[rows],
+                visits=self.visits[rows],
+                visit_codes=self.visit_codes[first:last],
+                codes=self.codes[code_ends[first] : code_ends[last]],
+            )
 
     @property
     def patient_of_visit(self) -> Ints:

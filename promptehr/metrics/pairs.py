@@ -1,13 +1,17 @@
 """Pairs of codes: in one visit, or in a visit and the one after it.
 
 Turns the visits of three cohorts into patient x pair matrices over the pairs that are frequent
-among the real ones; without a loop over patients.
+among the real ones; without a loop over patients. A patient has some hundred pairs, so few
+patients' are formed at once.
 """
 
 import numpy as np
+from scipy import sparse
 
 from promptehr.metrics.bootstrap import Sides
 from promptehr.metrics.incidence import Bools, Ints, Matrix, Patients, binary, totals
+
+BLOCK = 20_000  # patients whose pairs are formed at once
 
 
 def pair_sides(
@@ -24,11 +28,21 @@ def pair_sides(
     """
     # A pair is no more frequent than its codes, so all others can go before pairs are formed.
     frequent = totals(real.ever()) >= min_patients
-    found, pair = patient_pairs(real, name=name, kept=frequent)
-    seen = np.unique(np.stack([pair, found]), axis=1)
-    wanted, patients = np.unique(seen[0], return_counts=True)
-    wanted = wanted[patients >= min_patients]
+    wanted = _frequent_pairs(real, name, frequent, min_patients)
     return Sides(*(_over(side, name, frequent, wanted) for side in (real, synthetic, ceiling)))
+
+
+def _frequent_pairs(real: Patients, name: str, kept: Bools, min_patients: int) -> Ints:
+    """The pairs of at least so many patients, in order."""
+    pairs, counts = [], []
+    for block in real.blocks(BLOCK):
+        found, pair = patient_pairs(block, name=name, kept=kept)
+        seen = np.unique(np.stack([pair, found]), axis=1)
+        here, patients = np.unique(seen[0], return_counts=True)
+        pairs.append(here)
+        counts.append(patients)
+    every, place = np.unique(np.concatenate(pairs), return_inverse=True)
+    return every[np.bincount(place, weights=np.concatenate(counts)) >= min_patients]
 
 
 def patient_pairs(patients: Patients, *, name: str, kept: Bools) -> tuple[Ints, Ints]:
@@ -53,7 +67,10 @@ def patient_pairs(patients: Patients, *, name: str, kept: Bools) -> tuple[Ints, 
 
 
 def _over(patients: Patients, name: str, frequent: Bools, wanted: Ints) -> Matrix:
-    found, pair = patient_pairs(patients, name=name, kept=frequent)
-    chosen = np.isin(pair, wanted)
-    places = np.searchsorted(wanted, pair[chosen])
-    return binary(found[chosen], places, (len(patients), len(wanted)))
+    rows = []
+    for block in patients.blocks(BLOCK):
+        found, pair = patient_pairs(block, name=name, kept=frequent)
+        chosen = np.isin(pair, wanted)
+        places = np.searchsorted(wanted, pair[chosen])
+        rows.append(binary(found[chosen], places, (len(block), len(wanted))))
+    return sparse.vstack(rows, format="csr")

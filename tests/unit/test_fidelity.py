@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from promptehr.metrics import bootstrap
+from promptehr.metrics import bootstrap, pairs
 from promptehr.metrics.fidelity import Cohorts, Draws, agreement, fidelity
 from promptehr.metrics.incidence import Patients, catalogue
 from promptehr.metrics.pairs import pair_sides
@@ -157,6 +157,20 @@ def test_bootstrap_weights_draw_as_many_patients_as_there_are() -> None:
     drawn = bootstrap.weights(np.random.default_rng(1), 7, 5)
     assert drawn.shape == (5, 7)
     assert drawn.sum(axis=1).tolist() == [7.0] * 5
+
+
+@pytest.mark.parametrize("name", ["same_visit", "next_visit"])
+def test_how_many_patients_form_their_pairs_at_once_changes_no_pair(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = [patient(["A", "B"], ["A", "C"]), patient(["C"]), patient(["B", "A"], ["B"], ["A", "C", "D"])]
+    side = Patients.from_frame(frame(*people, *people), "ABCD")
+    whole = pair_sides(side, side, side, name=name, min_patients=2)
+    assert whole.real.shape == (6, 4 if name == "same_visit" else 7)
+    monkeypatch.setattr(pairs, "BLOCK", 4)
+    parts = pair_sides(side, side, side, name=name, min_patients=2)
+    for one, other in zip(vars(parts).values(), vars(whole).values(), strict=True):
+        assert one.toarray().tolist() == other.toarray().tolist()
 
 
 def test_how_many_counts_are_held_at_once_changes_no_mean(monkeypatch: pytest.MonkeyPatch) -> None:
