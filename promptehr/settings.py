@@ -429,6 +429,8 @@ class EvaluateUtility(Section):
     """Most frequent chronic CCS groups to predict."""
     min_positives: Count = 20
     """Positives in real train and real test that a task needs."""
+    train_patients: Count = 200_000
+    """Synthetic and real patients, at most, that a classifier is trained on; more are drawn from."""
 
 
 class EvaluatePrivacy(Section):

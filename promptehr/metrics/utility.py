@@ -113,17 +113,19 @@ def utility(
     chosen: Sequence[Task],
     *,
     min_positives: int,
+    train_patients: int,
     generator: np.random.Generator,
     resamples: int,
 ) -> dict[str, Any]:
     """Every task's numbers and their means; the module says what they are.
 
-    Where one of synthetic and train has more patients than the other, as many are drawn from it.
+    Where one of synthetic and train has more patients than the other, or than `train_patients`, as
+    many are drawn from it.
     A task with fewer than `min_positives` positives or negatives in train or test is null with
     the reason and not in the means. One without positives in the synthetic patients stays: their
     classifier is a constant, with AUROC 0.5.
     """
-    size = min(len(synthetic), len(train))
+    size = min(len(synthetic), len(train), train_patients)
     synthetic, train = (_drawn(visits, size, generator) for visits in (synthetic, train))
     in_turn = progress.steps(chosen, total=len(chosen), what="tasks")
     scored = [_score(task, synthetic, train, test, min_positives) for task in in_turn]

@@ -52,6 +52,7 @@ def evaluate(
         held_out,
         tasks(real, groups, count=settings.tasks),
         min_positives=settings.min_positives,
+        train_patients=settings.train_patients,
         generator=np.random.default_rng(settings.seed),
         resamples=settings.bootstrap,
     )

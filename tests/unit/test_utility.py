@@ -78,7 +78,7 @@ def judged(synthetic: pl.DataFrame, train: pl.DataFrame, **changes: Any) -> dict
     codes = ("4019", "496", "V5861")
     groups = {**GROUPS, "V5861": Group(257, "Other aftercare", "Factors", False)}
     chosen = tasks(visits(train, codes), [groups.get(code) for code in codes], count=1)
-    options: dict[str, Any] = {"min_positives": 5, "resamples": 100, **changes}
+    options: dict[str, Any] = {"min_positives": 5, "train_patients": 1000, "resamples": 100, **changes}
     sides = (visits(side, codes) for side in (synthetic, train, linked(40, True)))
     return utility(*sides, chosen, generator=np.random.default_rng(1), **options)
 
@@ -107,6 +107,8 @@ def test_resamples_held_at_once_change_no_number(monkeypatch: pytest.MonkeyPatch
 
 def test_training_sets_are_of_equal_size() -> None:
     assert judged(linked(30, True), linked(60, True))["patients"] == {"synthetic": 30, "real": 30, "test": 40}
+    few = judged(linked(30, True), linked(60, True), train_patients=20)
+    assert few["patients"] == {"synthetic": 20, "real": 20, "test": 40}
 
 
 def test_a_task_with_few_positives_is_null_with_the_reason() -> None:
