@@ -19,6 +19,7 @@ TRAINED = f"{BASE}/summary.json"
 EPOCHS = 40
 LONG = f"train: {{epochs: {EPOCHS}, checkpoint_every: 1}}\n"
 ADDRESS = "ada@example.org"
+WARNING = """  slurm_extra: "'--signal=TERM@300'"\n"""
 PROMPTEHR = Path(sys.executable).parent / "promptehr"
 
 
@@ -47,7 +48,7 @@ def pipeline(checkout: Checkout) -> Outcome:
 
 def with_mail(checkout: Checkout) -> None:
     """The line with the address takes the place of the line without."""
-    checkout.edit(PROFILE, """  slurm_extra: "'--signal=TERM@300'"\n""", "")
+    checkout.edit(PROFILE, WARNING, "")
     checkout.edit(PROFILE, '  # slurm_extra: "', '  slurm_extra: "')
     checkout.edit(PROFILE, "--mail-user=ADDRESS", f"--mail-user={ADDRESS}")
 
@@ -97,13 +98,15 @@ def time_limit(checkout: Checkout) -> Outcome:
 
 
 def time_out(checkout: Checkout) -> Outcome:
-    """SLURM ends the training at its time limit; the trainer stood still while it was asked to stop."""
+    """SLURM ends the training at its time limit without a warning, which would wake the trainer."""
     checkout = checkout.with_settings(LONG)
+    checkout.edit(PROFILE, WARNING, "")
     with cluster.ended_at_last(cluster.start(checkout, TRAINED)) as run:
         number = cluster.running_training(checkout)
         with cluster.frozen(checkout):
             cluster.slurm("scontrol", "update", f"JobId={number}", "TimeLimit=1")
-            cluster.until(lambda: cluster.trainings(checkout)[0]["JobState"] == "TIMEOUT", "the time limit")
+            going = ("RUNNING", "COMPLETING")
+            cluster.until(lambda: cluster.trainings(checkout)[0]["JobState"] not in going, "the time limit")
         return Outcome(checkout, (run.wait(),))
 
 
