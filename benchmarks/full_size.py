@@ -26,10 +26,10 @@ from typing import Any
 
 import torch
 
-from promptehr import artifacts, provenance, schemas
+from promptehr import artifacts, provenance, schemas, settings
 from promptehr.errors import PromptEHRError
 from promptehr.model import device
-from promptehr.settings import Runtime, from_assignments, runtime_from
+from promptehr.settings import Runtime
 from promptehr.stages import evaluate_likelihood, train
 
 PATIENTS = 46_520
@@ -92,13 +92,14 @@ class Measured:
 
 def prepare(folder: Path, patients: int, seed: int) -> None:
     """The cohort's files, if they are not there."""
-    if (folder / "shards/index.json").exists():
+    if (folder / "shards/ledger.json").exists():  # written last
         return
-    from benchmarks import cohort, data  # the only part that needs polars
+    from benchmarks.cohort import STAGES  # the only part that needs polars
+    from benchmarks.data import stage
 
     given = (f"simulate.patients={patients}", f"simulate.seed={seed}", f"records.seed={seed}")
-    for stage in ("simulate", *cohort.STAGES):
-        data.stage(stage, folder, *(text for text in given if text.startswith(f"{stage}.")))
+    for name in ("simulate", *STAGES):
+        stage(name, folder, *(text for text in given if text.startswith(f"{name}.")))
 
 
 def measure(folder: Path, cohort: Path, assignments: Sequence[str], runtime: Runtime) -> Measured:
@@ -113,9 +114,9 @@ def measure(folder: Path, cohort: Path, assignments: Sequence[str], runtime: Run
         model=folder / "model", history=folder / "history.jsonl", summary=folder / "summary.json"
     )
     if not made.summary.exists():
-        settings = from_assignments("train", assignments)
+        chosen = settings.from_assignments("train", assignments)
         with clocked(folder, device.decide(runtime)):
-            train.run(train.Inputs(**shared), made, settings, runtime)
+            train.run(train.Inputs(**shared), made, chosen, runtime)
     found = folder / "likelihood.json"
     if not found.exists():
         judged = evaluate_likelihood.Inputs(
@@ -126,8 +127,8 @@ def measure(folder: Path, cohort: Path, assignments: Sequence[str], runtime: Run
             test=cohort / "records/test.parquet",
             records_ledger=cohort / "records/ledger.json",
         )
-        settings = from_assignments("evaluate_likelihood", ())
-        evaluate_likelihood.run(judged, evaluate_likelihood.Outputs(likelihood=found), settings, runtime)
+        chosen = settings.from_assignments("evaluate_likelihood", ())
+        evaluate_likelihood.run(judged, evaluate_likelihood.Outputs(likelihood=found), chosen, runtime)
     return read(folder)
 
 
@@ -148,7 +149,7 @@ def clocked(folder: Path, where: torch.device) -> Iterator[None]:
 
 def read(folder: Path) -> Measured:
     """What the folder of a finished recipe says."""
-    starts, epochs = records(folder / "starts.jsonl"), records(folder / "checkpoints/timing.jsonl")
+    starts, epochs = lines(folder / "starts.jsonl"), lines(folder / "checkpoints/timing.jsonl")
     summary = artifacts.read_json(folder / "summary.json", schemas.SUMMARY)
     peaks = [start["peak_gib"] for start in starts if start["peak_gib"] is not None]
     return Measured(
@@ -157,13 +158,13 @@ def read(folder: Path) -> Measured:
         epochs=(summary["epochs"], summary["published"]["epoch"]),
         elapsed_s=sum(start["seconds"] for start in starts),
         tokens_per_s=median(epoch["tokens_per_s"] for epoch in epochs),
-        useful_share=records(folder / "history.jsonl")[-1]["useful_share"],
+        useful_share=lines(folder / "history.jsonl")[-1]["useful_share"],
         peak_gib=max(peaks, default=None),
         likelihood=artifacts.read_json(folder / "likelihood.json", schemas.EVALUATION)["likelihood"],
     )
 
 
-def records(path: Path) -> list[dict[str, Any]]:
+def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -234,9 +235,12 @@ def main(given: Sequence[str] | None = None) -> None:
     options = arguments(given)
     cohort = options.work / f"cohort-{options.patients}-{options.seed}"
     try:
-        runtime = runtime_from([f"device={options.device}", f"threads={json.dumps(options.threads)}"])
+        runtime = settings.runtime_from(
+            [f"device={options.device}", f"threads={json.dumps(options.threads)}"]
+        )
         prepare(cohort, options.patients, options.seed)
-        print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
+        if options.recipes:
+            print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
         for name in options.recipes:
             assignments = (*RECIPES[name], *options.set)
             folder = options.work / f"{cohort.name}-{name}-{digest(assignments, cohort)}"
@@ -247,10 +251,12 @@ def main(given: Sequence[str] | None = None) -> None:
 
 
 def digest(assignments: Sequence[str], cohort: Path) -> str:
-    """Of what a recipe's numbers depend on."""
-    data = artifacts.sha256(cohort / "shards/index.json")
-    code = [dict(provenance.code(stage)) for stage in ("train", "evaluate_likelihood")]
-    return hashlib.sha256(json.dumps([*assignments, data, *code], sort_keys=True).encode()).hexdigest()[:12]
+    """Of what a recipe's numbers depend on: cohort, settings, code."""
+    found: list[object] = [artifacts.sha256(cohort / "shards/index.json")]
+    for stage, given in (("train", assignments), ("evaluate_likelihood", ())):
+        found += [settings.assignments(stage, settings.from_assignments(stage, given))]
+        found += [dict(provenance.code(stage))]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 
 if __name__ == "__main__":
