@@ -380,12 +380,13 @@ def load(folder: Path, device: torch.device | str) -> PromptBartForConditionalGe
         model: PromptBartForConditionalGeneration = PromptBartForConditionalGeneration.from_pretrained(
             folder, local_files_only=True
         )
-    except (OSError, ValueError, RuntimeError) as error:  # the last of weights of another shape
+        model.to(device).eval()
+    # Weights of another shape are a RuntimeError, and so is a GPU without memory.
+    except (OSError, ValueError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise SettingsError(f"{folder}: does not fit into memory; ask for more of it") from error
         raise ArtifactError(f"{folder}: not a published model; rerun train") from error
     finally:
         if shows_bar:
             transformers_logging.enable_progress_bar()
-    model.to(device).eval()
     return model

@@ -101,15 +101,25 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
         load(tmp_path, "cpu")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: 1 GB"),
+        MemoryError(),
+    ],
+)
+@pytest.mark.parametrize("name", ["from_pretrained", "to"])
 def test_a_model_that_does_not_fit_into_memory_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, error: Exception, inputs: stage.Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def short(*_: Any, **__: Any) -> None:
-        raise RuntimeError("[enforce fail] DefaultCPUAllocator: 1 GB")
+        raise error
 
-    monkeypatch.setattr(promptbart.PromptBartForConditionalGeneration, "from_pretrained", short)
+    stage.run(inputs, outputs(tmp_path), tiny_settings(epochs=1), CPU)
+    monkeypatch.setattr(promptbart.PromptBartForConditionalGeneration, name, short)
     with pytest.raises(SettingsError, match="does not fit into memory"):
-        load(tmp_path, "cpu")
+        load(tmp_path / "model", "cpu")
 
 
 def test_weights_of_another_shape_are_an_error(inputs: stage.Inputs, tmp_path: Path) -> None:
