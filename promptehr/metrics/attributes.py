@@ -13,7 +13,7 @@ import numpy as np
 from promptehr.metrics import bootstrap
 from promptehr.metrics.incidence import Bools, Floats, Matrix
 from promptehr.metrics.neighbours import nearest_row
-from promptehr.metrics.records import Records, at_most, drawn
+from promptehr.metrics.records import Records, at_most
 
 FREQUENT = 0.01  # share of the training patients from which on a code counts as known
 
@@ -30,7 +30,7 @@ def attributes(
     """
     generator = np.random.default_rng(seed)
     known = np.asarray(train.ever.mean(axis=0)).ravel() >= FREQUENT
-    targets = at_most(train.rows(_attackable(train.ever, known)), most, generator)
+    targets = at_most(most, train.rows(_attackable(train.ever, known)), generator)
     size = min(len(synthetic), len(held_out))
     attacked = {"attacked": len(targets), "published": size}
     if not len(targets) or not size:
@@ -38,7 +38,7 @@ def attributes(
         return {**attacked, **nothing, "reason": "no patient to attack, or none published"}
     counts = {}
     for name, side in (("synthetic", synthetic), ("held_out", held_out)):
-        counts[name] = guesses(targets.ever, drawn(side, size, generator).ever, known)
+        counts[name] = guesses(targets.ever, at_most(size, side, generator).ever, known)
     excesses = _excess_draws(counts["synthetic"], counts["held_out"], generator, resamples)
     values = {name: float(f1(found.sum(axis=0))) for name, found in counts.items()}
     return {

@@ -10,10 +10,8 @@ import numpy as np
 from promptehr import progress
 from promptehr.metrics.incidence import Floats, Ints, Matrix
 
-BLOCK, PAIRS = (
-    512,
-    10_000_000,
-)  # query patients, and pairs with a reference, at once at the most, or one query
+BLOCK = 512  # query patients at once, at the most
+PAIRS = 10_000_000  # of query and reference that are held at once, at the most, or one query
 
 
 def nearest(queries: Matrix, references: Matrix, *, own: Ints | None = None) -> Floats:
@@ -24,8 +22,8 @@ def nearest(queries: Matrix, references: Matrix, *, own: Ints | None = None) -> 
     Args:
         queries: [Q, K] CSR of 0 and 1.
         references: [N, K] CSR of 0 and 1.
-        own: [Q] row of each query among the references, where it is one of them: a patient is not
-            its own neighbour, but a second one with the same codes is.
+        own: [Q] row of each query among the references, if the queries are references themselves: a
+            patient is not its own neighbour, but a second one with the same codes is.
     """
     best = np.zeros(queries.shape[0])
     for rows, _, similarity in _similarities(queries, references, own):

@@ -8,6 +8,7 @@ asks about a draw of patients, and looks for them where it would look for all: p
 time grows with the patients instead of with their square. Exact copies are looked for among all.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from promptehr.metrics.controls import LEVEL, controls, doubt
 from promptehr.metrics.incidence import Floats, Ints
 from promptehr.metrics.membership import attack
 from promptehr.metrics.neighbours import nearest
-from promptehr.metrics.records import Records, at_most, copies, drawn, some
+from promptehr.metrics.records import Records, at_most, copies, rows_at_most
 
 QUANTILES = (5, 25, 50, 75, 95)
 RULE = (
@@ -85,7 +86,7 @@ def gate(copied: dict[str, Any], attacked: dict[str, Any], planted: dict[str, An
 def _planted(train: Records, held_out: Records, *, most: int, seed: int) -> dict[str, Any]:
     """The planted controls; half of the held-out patients are released, the others asked about."""
     generator = np.random.default_rng(seed)
-    known = at_most(held_out, 2 * most, generator)
+    known = at_most(2 * most, held_out, generator)
     return controls(train, known, nearest(known.ever, train.ever), generator)
 
 
@@ -141,8 +142,8 @@ def distances(
     """
     generator = np.random.default_rng(seed)
     size = min(len(train), len(held_out))
-    ours, theirs = (drawn(side, size, generator) for side in (train, held_out))
-    asked, others = (at_most(side, most, generator) for side in (synthetic, theirs))
+    ours, theirs = (at_most(size, side, generator) for side in (train, held_out))
+    asked, others = (at_most(most, side, generator) for side in (synthetic, theirs))
     to_train, to_held_out = nearest(asked.ever, ours.ever), nearest(asked.ever, theirs.ever)
     nearer = (to_train < to_held_out) + 0.5 * (to_train == to_held_out)
     means = _resampled_mean(nearer, generator, resamples)
@@ -175,21 +176,13 @@ def adversarial_accuracy(
     if size < 2:
         nothing = dict.fromkeys(("train", "held_out", "privacy_loss"))
         return {"patients": size, "asked": 0, **nothing, "reason": "fewer than two patients in one set"}
-    fake, ours, theirs = (drawn(side, size, generator) for side in (synthetic, train, held_out))
-    asked = some(size, most, generator)
+    fake, ours, theirs = (at_most(size, side, generator) for side in (synthetic, train, held_out))
+    asked = rows_at_most(most, size, generator)
     apart = nearest(fake.ever[asked], fake.ever, own=asked)
     sides = {
         name: _told_apart(fake, real, apart, asked) for name, real in (("train", ours), ("held_out", theirs))
     }
-    # One resample of the synthetic patients serves both sets, so that it cancels in the loss.
-    accuracies = []
-    for count in bootstrap.blocks(resamples, "adversarial accuracy"):
-        weights = bootstrap.weights(generator, len(asked), count) / len(asked)
-        fresh = {name: bootstrap.weights(generator, len(asked), count) / len(asked) for name in sides}
-        accuracies.append(
-            [(fresh[name] @ of_real + weights @ of_fake) / 2 for name, (of_real, of_fake) in sides.items()]
-        )
-    resampled = dict(zip(sides, np.concatenate(accuracies, axis=1), strict=True))
+    resampled = _resampled_accuracies(sides, len(asked), generator, resamples)
     value = {name: float((of_real.mean() + of_fake.mean()) / 2) for name, (of_real, of_fake) in sides.items()}
     value["privacy_loss"] = value["held_out"] - value["train"]
     resampled["privacy_loss"] = resampled["held_out"] - resampled["train"]
@@ -212,6 +205,23 @@ def _told_apart(fake: Records, real: Records, fake_apart: Floats, asked: Ints) -
         (across_real > real_apart) + 0.5 * (across_real == real_apart),
         (across_fake > fake_apart) + 0.5 * (across_fake == fake_apart),
     )
+
+
+def _resampled_accuracies(
+    sides: Mapping[str, tuple[Floats, Floats]], asked: int, generator: np.random.Generator, resamples: int
+) -> dict[str, Floats]:
+    """[resamples] accuracy against each set.
+
+    One resample of the synthetic patients serves both sets, so that it cancels in the loss.
+    """
+    accuracies = []
+    for count in bootstrap.blocks(resamples, "adversarial accuracy"):
+        weights = bootstrap.weights(generator, asked, count) / asked
+        fresh = {name: bootstrap.weights(generator, asked, count) / asked for name in sides}
+        accuracies.append(
+            [(fresh[name] @ of_real + weights @ of_fake) / 2 for name, (of_real, of_fake) in sides.items()]
+        )
+    return dict(zip(sides, np.concatenate(accuracies, axis=1), strict=True))
 
 
 def _resampled_mean(values: Floats, generator: np.random.Generator, resamples: int) -> Floats:

@@ -49,21 +49,16 @@ class Records:
         return Records(self.ever[chosen], self.keys[chosen], self.long[chosen])
 
 
-def drawn(records: Records, size: int, generator: np.random.Generator) -> Records:
-    """`size` of the records, in their order."""
-    return records.rows(np.sort(generator.permutation(len(records))[:size]))
+def at_most(size: int, records: Records, generator: np.random.Generator) -> Records:
+    """All records, or a draw in their order where there are more than `size`."""
+    return records.rows(rows_at_most(size, len(records), generator))
 
 
-def at_most(records: Records, size: int, generator: np.random.Generator) -> Records:
-    """The records themselves, or a draw where there are more than `size`."""
-    return records.rows(some(len(records), size, generator))
-
-
-def some(records: int, size: int, generator: np.random.Generator) -> Ints:
-    """All rows, or a draw in their order where there are more than `size`."""
-    if records <= size:
-        return np.arange(records)
-    return np.sort(generator.permutation(records)[:size])
+def rows_at_most(size: int, count: int, generator: np.random.Generator) -> Ints:
+    """The rows 0 to `count`, or a draw in their order where there are more than `size`."""
+    if count <= size:
+        return np.arange(count)
+    return np.sort(generator.permutation(count)[:size])
 
 
 def copies(synthetic: Records, train: Records, held_out: Records) -> dict[str, Any]:

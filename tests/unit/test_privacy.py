@@ -155,12 +155,18 @@ def test_a_draw_of_attacked_patients_gives_the_same_verdict(publisher: str) -> N
 
 def test_a_memoriser_loses_as_much_privacy_by_a_draw_as_by_everybody() -> None:
     three = records(TRAIN, TRAIN, HELD_OUT)
-    everybody, draw = (
-        adversarial_accuracy(*three, most=most, resamples=200, seed=1)["privacy_loss"] for most in (400, 100)
-    )
-    assert everybody["value"] == pytest.approx(0.25, abs=0.05)
-    assert draw["interval"][0] > 0.0
-    assert draw["value"] == pytest.approx(everybody["value"], abs=0.1)
+    everybody, draw = (adversarial_accuracy(*three, most=most, resamples=200, seed=1) for most in (400, 100))
+    assert everybody["privacy_loss"]["value"] == pytest.approx(0.25, abs=0.05)
+    assert draw["privacy_loss"]["interval"][0] > 0.0
+    for name in ("train", "held_out", "privacy_loss"):
+        assert draw[name]["value"] == pytest.approx(everybody[name]["value"], abs=0.1)
+
+
+def test_a_drawn_patient_is_not_its_own_neighbour() -> None:
+    all_of_them = records(frame(patient(["A"]), patient(["A", "B"]), patient(["A", "B", "C", "D"])))[0].ever
+    asked = np.array([2, 0])
+    assert nearest(all_of_them[asked], all_of_them, own=asked).tolist() == [0.5, 0.5]
+    assert nearest(all_of_them[asked], all_of_them).tolist() == [0.0, 0.0]
 
 
 def test_few_patients_are_all_attacked() -> None:
