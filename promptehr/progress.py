@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, else a line in the log now and then."""
+"""Progress of long work: a bar on a terminal, and a line in the log now and then."""
 
 import logging
 import sys
@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 EVERY_S = 30.0  # between lines of the log, where the settings do not say
+SHORT_S = 1.0  # work that ends sooner shows no bar
 T = TypeVar("T")
 
 
@@ -24,7 +25,7 @@ def steps(items: Iterable[T], *, total: int, what: str, every_s: float = EVERY_S
     """
     last = time.monotonic()
     bar = tqdm(
-        items, total=total, unit="", desc=what, disable=not sys.stderr.isatty(), leave=False, delay=1.0
+        items, total=total, unit="", desc=what, disable=not sys.stderr.isatty(), leave=False, delay=SHORT_S
     )
     for done, item in enumerate(bar, start=1):
         yield item

@@ -430,7 +430,7 @@ class EvaluateUtility(Section):
     min_positives: Count = 20
     """Positives in real train and real test that a task needs."""
     train_patients: Count = 200_000
-    """Synthetic and real patients, at most, that a classifier is trained on; more are drawn from."""
+    """Synthetic and real patients, at most, that a classifier is trained on: a draw, where there are more."""
 
 
 class EvaluatePrivacy(Section):
@@ -473,7 +473,7 @@ class Runtime(Section):
     threads: Count | None = None
     """CPU threads of those stages; null takes what the rule was given."""
     log_every_s: Annotated[float, Field(gt=0.0)] = 30.0
-    """Seconds between progress lines in a log file."""
+    """Seconds between progress lines in the log of those stages; the others write one every 30 s."""
     tensorboard: bool = False
     """Write TensorBoard event files beside the checkpoints; needs the tensorboard package."""
     resume: Annotated[str, Field(pattern=r"^(auto|require|step-[0-9]{8})$")] = "auto"

@@ -13,7 +13,7 @@ from promptehr import progress
 from promptehr.metrics.incidence import Floats, Matrix
 
 BLOCK = 50  # resamples that a statistic is computed of at once
-COUNTS = 10_000_000  # patients times resamples that are held at once, at the most, or one resample
+COUNTS = 10_000_000  # patients times resamples whose means are formed at once, at the most, or one resample
 Z95 = 1.959963984540054
 
 Statistic = Callable[[Floats, Floats], Floats]
@@ -55,7 +55,7 @@ def weights(generator: np.random.Generator, patients: int, resamples: int) -> Fl
 def resampled_means(generator: np.random.Generator, matrix: Matrix, resamples: int) -> Floats:
     """[resamples, F] mean count per patient of resampled cohorts."""
     patients, transposed = matrix.shape[0], matrix.T
-    at_once = max(1, COUNTS // max(1, patients))
+    at_once = max(1, COUNTS // patients)
     drawn = [
         (transposed @ weights(generator, patients, min(at_once, resamples - start)).T).T / patients
         for start in range(0, resamples, at_once)

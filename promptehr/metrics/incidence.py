@@ -62,7 +62,7 @@ class Patients:
         )
 
     def blocks(self, size: int) -> Iterator["Patients"]:
-        """The patients in their order, so many at once."""
+        """The patients in their order, `size` at a time; one block without a patient if there is none."""
         visit_ends = np.concatenate([[0], np.cumsum(self.visits)])
         code_ends = np.concatenate([[0], np.cumsum(self.visit_codes)])
         for begin in range(0, max(len(self), 1), size):

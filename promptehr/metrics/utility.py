@@ -119,11 +119,10 @@ def utility(
 ) -> dict[str, Any]:
     """Every task's numbers and their means; the module says what they are.
 
-    Where one of synthetic and train has more patients than the other, or than `train_patients`, as
-    many are drawn from it.
-    A task with fewer than `min_positives` positives or negatives in train or test is null with
-    the reason and not in the means. One without positives in the synthetic patients stays: their
-    classifier is a constant, with AUROC 0.5.
+    Both classifiers learn from equally many patients: all of the smaller cohort, `train_patients` at
+    most, and a draw of as many from the other. A task with fewer than `min_positives` positives or
+    negatives in train or test is null with the reason and not in the means. One without positives in
+    the synthetic patients stays: their classifier is a constant, with AUROC 0.5.
     """
     size = min(len(synthetic), len(train), train_patients)
     synthetic, train = (_drawn(visits, size, generator) for visits in (synthetic, train))

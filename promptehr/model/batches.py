@@ -22,7 +22,7 @@ from promptehr.tokens import Cohort, Ints
 
 Condition = Literal["prompt", "history", "denoise"]
 # `copy` is measured and never trained.
-Shown = Literal["prompt", "history", "denoise", "copy"]
+Shown = Literal[Condition, "copy"]
 CONDITIONS: tuple[Condition, ...] = ("prompt", "history", "denoise")
 PROMPT, HISTORY, DENOISE = range(3)
 

@@ -124,11 +124,11 @@ def test_the_mixture_is_the_formula(kinds: bool) -> None:
 def test_what_can_be_pointed_at_ends_no_visit_later() -> None:
     repeats, at = module(kinds=True), places()
     states, embeddings = random(3, 9, WIDTH, seed=11), random(3, 15, WIDTH, seed=12)
-    wide_open = repeats(logits(), states, at, embeddings)
+    closed = repeats(logits(), states, at, embeddings)[..., VISIT_END]
     with torch.no_grad():
         repeats.gate.bias.fill_(5.0)
     ends = repeats(logits(), states, at, embeddings)[..., VISIT_END]
-    assert torch.equal(ends, wide_open[..., VISIT_END])
+    assert torch.equal(ends, closed)
     kinds = kinds_of(repeats, states, at)
     assert kinds is not None
     assert torch.allclose(ends.exp(), kinds[..., VISIT_END])
