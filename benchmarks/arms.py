@@ -35,7 +35,6 @@ from promptehr.stages import train as train_stage
 from promptehr.tokens import FIRST_CODE, VISIT, Cohort, Ints, Vocabulary
 
 DEMO = Path(__file__).parent.parent / "profiles/demo/settings.yaml"
-BATCH_TOKENS = 8192
 
 Build = Callable[[TokenStore, Train, Vocabulary], nn.Module]
 Around = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -232,8 +231,7 @@ def under_prompt(
 
 def scored(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:
     """[T] log-probabilities when generating."""
-    options = {"batch_tokens": BATCH_TOKENS, "seed": 1}
-    return scoring.score(model, cohort, store, "prompt", **options).log_prob  # type: ignore[arg-type]
+    return scoring.score(model, cohort, store, "prompt", seed=1).log_prob  # type: ignore[arg-type]
 
 
 def with_rule(model: nn.Module, cohort: Cohort, store: TokenStore) -> Array:

@@ -397,8 +397,6 @@ class EvaluateLikelihood(Section):
     """Seed of the bootstrap and of the denoise corruption."""
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Patient bootstrap resamples behind each 95 % interval."""
-    batch_tokens: Annotated[int, Field(ge=256)] = 16_384
-    """Decoder tokens scored at once; memory only."""
     conditioning_patients: Count = 2000
     """Test patients, at most, scored with other demographics to see what the model makes of them."""
 

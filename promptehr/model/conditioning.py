@@ -31,7 +31,6 @@ class Scorer:
     Args:
         model: In evaluation mode.
         vocabulary: Of the model.
-        batch_tokens: Padded decoder tokens of a batch.
         log_every_s: Seconds between lines of the log.
     """
 
@@ -40,12 +39,10 @@ class Scorer:
         model: PromptBartForConditionalGeneration,
         vocabulary: Vocabulary,
         *,
-        batch_tokens: int,
         log_every_s: float = math.inf,
     ):
         self.model = model
         self.vocabulary = vocabulary
-        self.batch_tokens = batch_tokens
         self.log_every_s = log_every_s
 
     def log_p(self, cohort: Cohort) -> Array:
@@ -56,7 +53,6 @@ class Scorer:
             cohort,
             store,
             "prompt",
-            batch_tokens=self.batch_tokens,
             seed=0,
             ranked=False,
             log_every_s=self.log_every_s,

@@ -19,7 +19,9 @@ from promptehr.model.batches import Condition, Shown, TokenStore, derived_seed
 from promptehr.model.promptbart import PromptBartForConditionalGeneration
 from promptehr.settings import Train
 
-BATCH_TOKENS = 8192
+# Padded decoder tokens of a batch, by device. On a CPU larger ones are slower: the logits of each are
+# then pages new to the process, and being given those takes as long as the arithmetic.
+BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 LARGEST_EXPONENT = math.log(sys.float_info.max)
 
 
@@ -55,7 +57,7 @@ def evaluate(
     model.eval()
     noise = torch.Generator(store.device).manual_seed(derived_seed(train.seed, "validation"))
     sums = torch.zeros(2, 3, dtype=torch.float64, device=store.device)
-    chosen = in_batches(store, condition, BATCH_TOKENS)
+    chosen = in_batches(store, condition)
     what = f"validation batches, {condition}"
     for rows in progress.steps(chosen, total=len(chosen), what=what, every_s=log_every_s):
         between()
@@ -65,10 +67,10 @@ def evaluate(
     return {name: _means(*row) for name, row in zip(("all", "codes"), sums.tolist(), strict=True)}
 
 
-def in_batches(store: TokenStore, condition: Shown, batch_tokens: int) -> list[Tensor]:
+def in_batches(store: TokenStore, condition: Shown) -> list[Tensor]:
     """Rows of the store, batch by batch: of all patients, or under `history` of those with two visits."""
     eligible = np.flatnonzero(store.visits >= (2 if condition == "history" else 1))
-    chosen = by_length(store.lengths[eligible], batch_tokens)
+    chosen = by_length(store.lengths[eligible], BATCH_TOKENS[store.device.type])
     return [torch.from_numpy(eligible[places]).to(store.device) for places in chosen]
 
 

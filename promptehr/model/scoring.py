@@ -35,7 +35,6 @@ def score(
     store: TokenStore,
     condition: Shown,
     *,
-    batch_tokens: int,
     seed: int,
     ranked: bool = True,
     log_every_s: float = math.inf,
@@ -50,7 +49,6 @@ def score(
         cohort: The patients.
         store: The same, on the model's device.
         condition: What the encoder sees.
-        batch_tokens: Padded decoder tokens of a batch.
         seed: Seed of the noise of `denoise`.
         ranked: Whether to say as well if a token was the likeliest, or among ten: a third more work.
         log_every_s: Seconds between lines of the log.
@@ -59,7 +57,7 @@ def score(
     scored = np.zeros(shape, dtype=bool)
     found = (np.zeros(shape), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool))
     noise = torch.Generator(store.device).manual_seed(derived_seed(seed, "denoise"))
-    batches, what = in_batches(store, condition, batch_tokens), f"batches scored, {condition}"
+    batches, what = in_batches(store, condition), f"batches scored, {condition}"
     for rows in progress.steps(batches, total=len(batches), what=what, every_s=log_every_s):
         batch = objective.held_out(store, rows, condition, Corruption(), noise)
         ends = cohort.offsets[rows.cpu().numpy() + 1]

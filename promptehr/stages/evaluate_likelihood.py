@@ -87,9 +87,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings, runtime: Runtime) 
     }
     known = optimum(inputs, splits["test"], vocabulary)
     content = evaluate(model, simple, known, splits["test"], vocabulary, chosen)
-    scorer = conditioning.Scorer(
-        trained, vocabulary, batch_tokens=chosen.batch_tokens, log_every_s=runtime.log_every_s
-    )
+    scorer = conditioning.Scorer(trained, vocabulary, log_every_s=runtime.log_every_s)
     content["conditioning"] = heeded(scorer, splits["test"], splits["train"], known, chosen)
     read = {name: path for name, path in vars(inputs).items() if path is not None}
     artifacts.write_sealed(
@@ -167,7 +165,6 @@ def score_model(
             cohort,
             store,
             name,
-            batch_tokens=settings.batch_tokens,
             seed=settings.seed,
             log_every_s=runtime.log_every_s,
         )

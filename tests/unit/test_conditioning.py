@@ -39,7 +39,7 @@ class Believer(torch.nn.Module):
 
 
 def scorer(feature: str) -> conditioning.Scorer:
-    return conditioning.Scorer(Believer(feature), VOCABULARY, batch_tokens=256)  # type: ignore[arg-type]
+    return conditioning.Scorer(Believer(feature), VOCABULARY)  # type: ignore[arg-type]
 
 
 def people(count: int = 60) -> Cohort:

@@ -12,7 +12,7 @@ import torch
 from promptehr import artifacts, schemas
 from promptehr.errors import ArtifactError
 from promptehr.metrics.likelihood import Classes, Scores
-from promptehr.model import config, objective, promptbart, scoring
+from promptehr.model import config, evaluation, objective, promptbart, scoring
 from promptehr.model.batches import Shown, TokenStore
 from promptehr.settings import EvaluateLikelihood, Runtime, parse
 from promptehr.simulation.scope import changed_process
@@ -39,7 +39,7 @@ class Copier(torch.nn.Module):
 def scored_copier(condition: Shown, patients: int = 30) -> tuple[Scores, Classes]:
     people = cohort(*random_patients(patients, seed=1))
     store = TokenStore.from_cohort(people, "cpu", vocabulary_size=SIZE)
-    found = scoring.score(Copier(), people, store, condition, batch_tokens=256, seed=1)  # type: ignore[arg-type]
+    found = scoring.score(Copier(), people, store, condition, seed=1)  # type: ignore[arg-type]
     return found, Classes.of(people, VOCABULARY)
 
 
@@ -55,7 +55,7 @@ def test_the_headline_is_a_condition_that_does_not_see_the_answer() -> None:
     people = cohort(*random_patients(30, seed=1))
     store = TokenStore.from_cohort(people, "cpu", vocabulary_size=SIZE)
     model = {
-        name: scoring.score(Copier(), people, store, name, batch_tokens=256, seed=1)  # type: ignore[arg-type]
+        name: scoring.score(Copier(), people, store, name, seed=1)  # type: ignore[arg-type]
         for name in scoring.CONDITIONS
     }
     uniform = Scores(
@@ -93,14 +93,22 @@ def test_scores_without_ranks_are_the_same_and_say_how_far_they_are(
     store = TokenStore.from_cohort(people, "cpu", vocabulary_size=SIZE)
     shape = config.from_settings(tiny_settings().train, SIZE)
     model = promptbart.start(shape, objective.log_unigram(store), seed=1).eval()
-    options: dict[str, Any] = {"batch_tokens": 256, "seed": 1}
-    ranked = scoring.score(model, people, store, "history", **options)
+    ranked = scoring.score(model, people, store, "history", seed=1)
     with caplog.at_level(logging.INFO):
-        alone = scoring.score(model, people, store, "history", **options, ranked=False, log_every_s=0.0)
+        alone = scoring.score(model, people, store, "history", seed=1, ranked=False, log_every_s=0.0)
     assert np.allclose(alone.log_prob, ranked.log_prob, atol=1e-5)
     assert (alone.scored == ranked.scored).all()
     assert (alone.top1, alone.top10) == (None, None)
     assert caplog.messages[-1].endswith("batches scored, history")
+
+
+@pytest.mark.parametrize("condition", ["prompt", "history", "copy"])
+def test_batches_change_no_score(condition: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = scored_copier(condition)
+    monkeypatch.setitem(evaluation.BATCH_TOKENS, "cpu", 16)
+    apart, _ = scored_copier(condition)
+    assert np.allclose(apart.log_prob, whole.log_prob, atol=1e-6)
+    assert (apart.scored == whole.scored).all()
 
 
 def test_every_condition_scores_the_tokens_it_says() -> None:
