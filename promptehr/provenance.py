@@ -9,7 +9,8 @@ The import closure starts at `promptehr.stages.<stage>` and follows every import
 those inside functions too. It leaves out modules whose whole effect is seen elsewhere:
 
     settings, stage_table    a validated value is in the key, a file's name in the command line
-    errors, cli              what people read, never what an artifact holds
+    errors, cli, progress    what people read, never what an artifact holds
+    locks, model.lease       who may write, never what
     provenance               its results are the key
 
 `schemas`, `tokens` and `artifacts` serve every stage. Only those of their top-level definitions
@@ -37,7 +38,17 @@ from pathlib import Path
 PACKAGE = "promptehr"
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = frozenset(
-    f"{PACKAGE}.{name}" for name in ("settings", "stage_table", "errors", "cli", "provenance")
+    f"{PACKAGE}.{name}"
+    for name in (
+        "settings",
+        "stage_table",
+        "errors",
+        "cli",
+        "progress",
+        "locks",
+        "model.lease",
+        "provenance",
+    )
 )
 BY_DEFINITION = frozenset(f"{PACKAGE}.{name}" for name in ("schemas", "tokens", "artifacts"))
 WHOLE_TEXT = frozenset({f"{PACKAGE}.artifacts"})

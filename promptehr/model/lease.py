@@ -1,24 +1,28 @@
 """One writer per training run: a kernel lock on this host, a heartbeat for the others.
 
-The lock goes with the process, however it ends. Where two hosts share a file system without
-locks, the heartbeat in the file tells a live holder from a dead one.
+The lock goes with the process, however it ends. Where hosts share a file system whose locks hold on
+one host only, the heartbeat in the file tells a live holder from a dead one, who is waited for.
 """
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
 from promptehr import artifacts
 from promptehr.errors import BusyError
 
+logger = logging.getLogger(__name__)
+
 HEARTBEAT_S = 20.0
 DEAD_AFTER_S = 120.0
+POLL_S = 2.0
 
 
 class Lease:
@@ -64,10 +68,20 @@ class Lease:
         self._file.write(json.dumps(content) + "\n")
         self._file.flush()
 
+    def give_back(self) -> None:
+        """Sign off, so that nobody waits for this process; nothing where another has taken over."""
+        with suppress(BusyError):
+            self.require()
+            self._file.seek(0)
+            self._file.truncate()
+
 
 @contextmanager
 def held(folder: Path) -> Iterator[Lease]:
     """The lease on a checkpoints folder for the length of the block.
+
+    A holder on another host that has gone without signing off, by a kill or with its node, is waited
+    for until its heart has been silent for DEAD_AFTER_S.
 
     Raises:
         BusyError: naming the holder, if another process trains there.
@@ -81,12 +95,13 @@ def held(folder: Path) -> Iterator[Lease]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyError(f"{folder}: {_named(holder)} trains here; wait for it or stop it") from None
-        _refuse_live_holder_elsewhere(folder, holder)
+        _outwait_holder_elsewhere(path, holder)
         lease = Lease(path, file)
         lease.beat()
-        yield lease
-        file.seek(0)
-        file.truncate()
+        try:
+            yield lease
+        finally:
+            lease.give_back()
 
 
 def _holder(file: TextIO) -> dict[str, object]:
@@ -98,18 +113,30 @@ def _holder(file: TextIO) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
-def _refuse_live_holder_elsewhere(folder: Path, holder: dict[str, object]) -> None:
-    """On this host the lock has said that the holder is dead; of another only its clock speaks."""
+def _outwait_holder_elsewhere(path: Path, holder: dict[str, object]) -> None:
+    """On this host the lock has said that the holder is dead; of another only its heart tells.
+
+    Its clock may differ from this host's, so a heart that beats ahead of it is waited for no longer
+    than one that beats now.
+    """
     beat = holder.get("heartbeat")
     if holder.get("host") in (None, socket.gethostname()) or not isinstance(beat, int | float):
         return
-    silent = time.time() - beat
-    if silent < DEAD_AFTER_S:
-        ago = f"{silent:.0f} s ago" if silent >= 0 else f"until {-silent:.0f} s ahead of this host's clock"
-        raise BusyError(
-            f"{folder}: {_named(holder)} trained here {ago}; stop it, or start again"
-            f" {DEAD_AFTER_S:.0f} s after its end, or delete {folder / 'lease.json'} if it has ended"
-        )
+    left = min(DEAD_AFTER_S, DEAD_AFTER_S - (time.time() - beat))
+    if left <= 0:
+        return
+    logger.warning(
+        "%s: %s trained here; waiting %.0f s for a sign of life", path.parent, _named(holder), left
+    )
+    end = time.monotonic() + left
+    while time.monotonic() < end:
+        time.sleep(POLL_S)
+        with path.open(encoding="utf-8") as file:  # anew: another host's writing is seen on opening
+            now = _holder(file)
+        if not now:
+            return
+        if now != holder:
+            raise BusyError(f"{path.parent}: {_named(now)} trains here; wait for it or stop it")
 
 
 def _named(holder: dict[str, object]) -> str:
