@@ -75,10 +75,13 @@ def show_status(
 ) -> None:
     """Say which artifacts are fresh, stale, missing or resumable, and why; runs nothing."""
     from promptehr.seals import jobs
-    from promptehr.settings_files import of_run
+    from promptehr.settings_files import files_of_run, merged_from
     from promptehr.status import statuses, table
 
-    typer.echo(table(statuses(jobs(of_run(profile, configfile or [])))))
+    files = files_of_run(profile, configfile or [])
+    settings = merged_from(files)
+    typer.echo(f"settings: {', '.join(map(str, files))}; results: {settings.results_dir}")
+    typer.echo(table(statuses(jobs(settings))))
 
 
 def show_settings(

@@ -10,7 +10,7 @@ those inside functions too. It leaves out modules whose whole effect is seen els
 
     settings, stage_table    a validated value is in the key, a file's name in the command line
     errors, cli, progress    what people read, never what an artifact holds
-    locks, model.lease       who may write, never what
+    locks, lease             who may write, never what
     provenance               its results are the key
 
 `schemas`, `tokens` and `artifacts` serve every stage. Only those of their top-level definitions
@@ -46,7 +46,7 @@ LEFT_OUT = frozenset(
         "cli",
         "progress",
         "locks",
-        "model.lease",
+        "lease",
         "provenance",
     )
 )

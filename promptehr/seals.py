@@ -104,6 +104,39 @@ def read(seal: Path) -> dict[str, Any] | None:
         return None
 
 
+def differences(job: Job, recorded: Mapping[str, Any]) -> list[str]:
+    """What a recorded key differs in from a job's present one: settings with both values, modules."""
+    modules = {**job.key.code, **recorded["code"]}
+    return [
+        f"{name} changed" if name in modules else f"{name}: {before} -> {now}"
+        for name, (before, now) in job.key.differs_from(recorded).items()
+    ]
+
+
+def changes(present: Sequence[Job], is_known: Callable[[Path], bool]) -> dict[str, str]:
+    """What differs from the key of each artifact that Snakemake knows, in words, by stage.
+
+    Snakemake names a job's own reason only where nothing before it runs, and orders no values.
+
+    Args:
+        present: The jobs as they would run now.
+        is_known: Whether Snakemake has recorded how a file was made.
+
+    Returns:
+        `stage` or `stage of experiment, experiment` to what differs.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for job in present:
+        recorded = read(job.seal) if is_known(job.seal) else None
+        differing = differences(job, recorded["key"]) if recorded else []
+        if differing:
+            found.setdefault((job.stage.name, "; ".join(differing)), []).append(job.experiment or "")
+    return {
+        f"{stage} of {', '.join(experiments)}" if any(experiments) else stage: differing
+        for (stage, differing), experiments in found.items()
+    }
+
+
 def stale_copies(present: Sequence[Job], is_known: Callable[[Path], bool]) -> dict[Job, list[str]]:
     """Jobs whose artifact Snakemake knows nothing of and another key wrote.
 

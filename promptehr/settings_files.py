@@ -38,18 +38,27 @@ def table(files: Sequence[Path], experiment: str | None = None) -> str:
     return _aligned([("setting", "value", "from"), *rows])
 
 
-def of_run(profile: Path | None, configfiles: Sequence[Path]) -> Settings:
-    """The settings of `snakemake --profile P --configfile F...`: config.yaml, then the profile's or these.
+def files_of_run(profile: Path | None, configfiles: Sequence[Path]) -> list[Path]:
+    """The files of `snakemake --profile P --configfile F...`: config.yaml, then the profile's or these.
 
     Raises:
-        SettingsError: if a file is missing, not YAML, or holds a setting that is refused.
+        SettingsError: if the profile's file is missing or not YAML.
     """
     named = (
         load(profile / "config.yaml").get("configfile", []) if profile and not configfiles else configfiles
     )
+    return [Path(file) for file in ["config.yaml", *([named] if isinstance(named, str) else named)]]
+
+
+def merged_from(files: Sequence[Path]) -> Settings:
+    """The settings in the files, later ones over earlier ones.
+
+    Raises:
+        SettingsError: if a file is missing, not YAML, or holds a setting that is refused.
+    """
     merged: dict[str, Any] = {}
-    for file in ["config.yaml", *([named] if isinstance(named, str) else named)]:
-        merged = merge(merged, load(Path(file)))
+    for file in files:
+        merged = merge(merged, load(file))
     return parse(merged)
 
 

@@ -62,6 +62,8 @@ def check(lines: Iterable[Line]) -> None:
             " --profile profiles/local"
         )
     for line in lines:
+        if not line.name.startswith("slurm_"):
+            raise line.refusal("is a rule, which belongs under set-resources; take the # off that line too")
         if line.name == "slurm_partition":
             _check_partitions(line, set(partitions))
         elif line.name == "slurm_account":

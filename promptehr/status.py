@@ -8,11 +8,11 @@ content differs, which is when Snakemake runs the stage again.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from promptehr import artifacts, schemas, seals
+from promptehr import artifacts, lease, schemas, seals
 from promptehr.errors import ArtifactError
 from promptehr.seals import Job
 from promptehr.settings import run_key_settings
@@ -80,7 +80,7 @@ def _own(job: Job) -> Status:
     if gone := _gone(job):
         return Status(job, "missing", f"{gone[0].relative_to(job.seal.parent)} is gone")
     differing = [
-        *_key_differences(job, recorded["key"]),
+        *seals.differences(job, recorded["key"]),
         *_input_differences(job, recorded["inputs"]),
     ]
     return Status(job, "stale" if differing else "fresh", "; ".join(differing))
@@ -91,15 +91,6 @@ def _gone(job: Job) -> list[Path]:
     recorded = seals.read(job.seal)
     named = [job.seal] if recorded is None else [job.seal.parent / name for name in recorded["files"]]
     return [path for path in named if not path.is_file()]
-
-
-def _key_differences(job: Job, recorded: Mapping[str, Any]) -> Iterator[str]:
-    for name, (before, now) in job.key.differs_from(recorded).items():
-        yield (
-            f"{name} changed"
-            if name in {**job.key.code, **recorded["code"]}
-            else f"{name}: {before} -> {now}"
-        )
 
 
 def _input_differences(job: Job, recorded: Mapping[str, str]) -> Iterator[str]:
@@ -216,11 +207,7 @@ def _is_needed(missing: Job, job: Job) -> bool:
 
 def _told(job: Job, own: Status, because: Mapping[Job, Job | None], all_own: Mapping[Job, Status]) -> Status:
     if job.stage.resumes and job in because and not any(o in because for o in _before(job, list(all_own))):
-        newest = _checkpoint(job)
-        if newest:
-            return Status(
-                job, "resumable", "; ".join(filter(None, [own.reason, f"continues after {newest}"]))
-            )
+        return _of_run(job, own)
     followed = because.get(job)
     if followed is not None:
         name = " ".join(filter(None, [followed.stage.name, followed.experiment]))
@@ -229,7 +216,21 @@ def _told(job: Job, own: Status, because: Mapping[Job, Job | None], all_own: Map
         return Status(
             job, "missing", f"{own.reason or 'nothing that runs needs it'}; made again when something does"
         )
-    return own
+    return own if own.reason or own.state == "fresh" else replace(own, reason="not made yet")
+
+
+def _of_run(job: Job, own: Status) -> Status:
+    """A training that nothing comes before: where it begins, and who does it already."""
+    folder = job.seal.parent / "checkpoints"
+    newest, holder = _checkpoint(job), lease.signed(folder)
+    reasons = [own.reason or ("" if newest else "not made yet")]
+    if newest:
+        reasons.append(f"continues after {newest}")
+    elif any(folder.glob("step-*")):
+        reasons.append("starts over: the checkpoints are of another run key")
+    if holder:
+        reasons.append(f"{holder} trains here")
+    return Status(job, "resumable" if newest else own.state, "; ".join(filter(None, reasons)))
 
 
 def _checkpoint(job: Job) -> str | None:

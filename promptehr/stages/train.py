@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from promptehr import artifacts, locks, provenance, schemas, tokens
+from promptehr import artifacts, lease, locks, provenance, schemas, tokens
 from promptehr.errors import ArtifactError, SettingsError
 from promptehr.model import (
     checkpoint,
     config,
     device,
     kinds,
-    lease,
     loop,
     objective,
     offsets,

@@ -47,8 +47,7 @@ def pipeline(checkout: Checkout) -> Outcome:
 
 
 def with_mail(checkout: Checkout) -> None:
-    """The line with the address takes the place of the line without."""
-    checkout.edit(PROFILE, WARNING, "")
+    """The line with the address, as the profile says."""
     checkout.edit(PROFILE, '  # slurm_extra: "', '  slurm_extra: "')
     checkout.edit(PROFILE, "--mail-user=ADDRESS", f"--mail-user={ADDRESS}")
 

@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch import nn
 
+from promptehr import lease
 from promptehr.errors import ArtifactError, BusyError, Interrupted
-from promptehr.model import checkpoint, lease, ownership, signals
+from promptehr.model import checkpoint, ownership, signals
 from promptehr.model.checkpoint import Checkpoints, Saved
 
 KEY = {"settings": ["train.seed=1"], "data": {"index": "a"}, "code": {"promptehr.model.loop": "b"}}

@@ -98,14 +98,14 @@ def test_imports_inside_functions_and_of_packages_count(tmp_path: Path) -> None:
 
 
 def test_what_people_read_and_what_the_key_already_holds_is_left_out(tmp_path: Path) -> None:
-    names = ("settings", "stage_table", "errors", "cli", "progress", "locks", "model.lease", "provenance")
+    names = ("settings", "stage_table", "errors", "cli", "progress", "locks", "lease", "provenance")
     imports = "".join(f"import promptehr.{name}\n" for name in names)
     root = package(
         tmp_path,
         stages__count=imports,
         settings="import promptehr.deep\n",
         deep="x = 1\n",
-        **dict.fromkeys((name.replace(".", "__") for name in names[1:]), "x = 1\n"),
+        **dict.fromkeys(names[1:], "x = 1\n"),
     )
     assert list(closure("count", root)) == [STAGE]
 

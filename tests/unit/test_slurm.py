@@ -54,6 +54,15 @@ def test_an_unknown_partition_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_pa
     )
 
 
+def test_a_rule_among_the_default_resources_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert refusal(monkeypatch, tmp_path, "train", "{'slurm_partition': 'gpu'}") == (
+        "profile, default-resources: train: is a rule, which belongs under set-resources;"
+        " take the # off that line too"
+    )
+
+
 def test_an_account_of_others_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LOGNAME", "ada")
     assert refusal(monkeypatch, tmp_path, "slurm_account", "office") == (

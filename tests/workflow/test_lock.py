@@ -6,6 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from promptehr import locks
 from tests.workflow.checkout import Checkout, environment, words_for
 
 
@@ -30,13 +31,23 @@ def wait_for(path: Path, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def test_a_run_that_ends_with_snakemakes_report_is_a_run_too(finished: Checkout) -> None:
+    report = ("--cores", "1", "--report", "report.html")
+    with locks.results(finished.folder / "results/tiny"):
+        refused = finished.snakemake(*report, "--report-after-run")
+        assert refused.returncode == 2
+        assert f"in use by process {os.getpid()} on " in refused.stdout
+        looking = finished.snakemake(*report)
+    assert looking.returncode == 0, looking.stdout
+
+
 def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_in_the_way(finished: Checkout) -> None:
     finished.edit(
         "promptehr/stages/report.py", "\nfrom promptehr", "\nimport time\ntime.sleep(60)\nfrom promptehr"
     )
     first = started(finished)
-    locks = finished.folder / ".snakemake" / "locks" / "0.output.lock"
-    wait_for(locks)
+    left = finished.folder / ".snakemake" / "locks" / "0.output.lock"
+    wait_for(left)
     second = finished.snakemake("--cores", "1")
     assert second.returncode == 2
     assert f"promptehr: results/tiny: in use by process {first.pid} on " in second.stdout
@@ -44,7 +55,7 @@ def test_a_second_run_is_refused_and_a_killed_one_leaves_nothing_in_the_way(fini
 
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert locks.exists()
+    assert left.exists()
     finished.edit("promptehr/stages/report.py", "time.sleep(60)", "time.sleep(0)")
     third = finished.snakemake("--cores", "1", "--rerun-incomplete")
     assert third.returncode == 0, third.stdout

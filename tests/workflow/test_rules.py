@@ -1,5 +1,6 @@
 """Rules, options, modules, sections and tests carry the stage's name; lint and profiles are sound."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -66,6 +67,25 @@ def test_no_gpu_is_asked_for_where_the_settings_say_cpu(checkout: Checkout) -> N
 def test_the_start_names_the_settings_files_in_force(checkout: Checkout) -> None:
     output = checkout.with_settings("results_dir: elsewhere\n").dry_run()
     assert "settings: config.yaml, overlay-0.yaml; results: elsewhere\n" in output
+
+
+def test_a_profile_is_for_slurm_with_any_of_its_lines(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_CONF", os.devnull)
+    profile = "profiles/slurm/config.yaml"
+    checkout.edit(profile, """  slurm_extra: "'--signal""", """  # slurm_extra: "'--signal""")
+    checkout.edit(profile, "  # slurm_partition: NAME ", "  slurm_partition: NAME ")
+    done = checkout.snakemake("--profile", "profiles/slurm")
+    assert done.returncode == 2
+    assert "promptehr: sinfo: no SLURM answers here" in done.stdout
+
+
+def test_the_profiles_line_with_mail_takes_the_place_of_the_one_without(checkout: Checkout) -> None:
+    checkout.edit("profiles/slurm/config.yaml", "  # slurm_extra: ", "  slurm_extra: ")
+    checkout.edit("profiles/slurm/config.yaml", "ADDRESS", "ada@example.org")
+    output = checkout.dry_run("--profile", "profiles/slurm", "--cores", "8")
+    assert "--mail-user=ada@example.org" in output.partition("\nrule train:")[2].partition("\nrule ")[0]
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)

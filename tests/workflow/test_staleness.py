@@ -285,9 +285,25 @@ def told(checkout: Checkout) -> dict[str, int]:
     """Stage to number of artifacts that `promptehr status` does not call fresh."""
     done = checkout.promptehr("status")
     assert done.returncode == 0, done.stdout
-    *lines, _ = done.stdout.splitlines()
+    _, *lines, _ = done.stdout.splitlines()
     seals = [Path(line.split()[0]) for line in lines if line.split()[1] != "fresh"]
     return dict(Counter(f"evaluate_{s.stem}" if s.parts[2] == "evaluate" else s.parts[2] for s in seals))
+
+
+def test_a_dry_run_says_what_changed_also_where_something_earlier_runs(finished: Checkout) -> None:
+    assert "changed: " not in finished.dry_run()
+    changed = finished.with_settings(
+        "records: {min_age: 18.0}\nevaluate_privacy: {min_codes: 4}\n"
+        "experiments: {base: {generate: {seed: 3}}}"
+    )
+    changed.edit("promptehr/metrics/utility.py", "\nimport", "\nADDED = 1\nimport")
+    everybody = "base, unigram, bigram, memoriser"
+    assert [line for line in changed.dry_run().splitlines() if line.startswith("changed: ")] == [
+        "changed: records: records.min_age: 0.0 -> 18.0",
+        "changed: generate of base: generate.seed: 1 -> 3",
+        f"changed: evaluate_utility of {everybody}: promptehr.metrics.utility changed",
+        f"changed: evaluate_privacy of {everybody}: evaluate_privacy.min_codes: 5 -> 4",
+    ]
 
 
 def test_status_agrees_with_a_dry_run(finished: Checkout) -> None:

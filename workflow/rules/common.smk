@@ -14,7 +14,7 @@ from pathlib import Path
 
 from promptehr import locks, provenance, slurm
 from promptehr.errors import PromptEHRError
-from promptehr.seals import jobs, stale_copies
+from promptehr.seals import changes, jobs, stale_copies
 from promptehr.settings import assignments, for_experiment
 from promptehr.settings import parse as settings_from
 from promptehr.source import existing, find, results_folder
@@ -26,8 +26,9 @@ os.umask(0o077)
 # A job finds `promptehr` beside the Python that runs Snakemake, activated or not.
 os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
-# Options of Snakemake that look at the workflow and run nothing.
+# Options of Snakemake that look at the workflow and run nothing, and one that looks like them and runs.
 LOOKS = ("--lint", "--list", "--report", "--summary", "--dag", "--rulegraph", "--filegraph", "--d3dag")
+RUNS = "--report-after-run"
 
 
 def checked(function, *arguments):
@@ -269,7 +270,7 @@ def memory(mb):
 
 def uses_slurm():
     """Whether a profile for SLURM is in force: the executor itself is not known yet."""
-    return any(line.name == "slurm_extra" for line in site_lines())
+    return bool(site_lines())
 
 
 def site_lines():
@@ -281,7 +282,7 @@ def site_lines():
         slurm.Line(place, name, str(resource.raw).strip("'"))
         for place, resources in by_place.items()
         for name, resource in resources.items()
-        if name.startswith("slurm_")
+        if name.startswith("slurm_") or name in BY_NAME
     ]
 
 
@@ -313,9 +314,12 @@ def is_known(path):
 
 
 def announce():
-    """Say which settings are in force and which artifacts came from elsewhere."""
+    """Say which settings are in force, what they change, and which artifacts came from elsewhere."""
     files = [os.path.relpath(file) for file in ("config.yaml", *workflow.overwrite_configfiles)]
     print(f"settings: {', '.join(files)}; results: {RESULTS}", file=sys.stderr)
+    if workflow.output_settings.dryrun:
+        for stage, differing in changes(JOBS, is_known).items():
+            print(f"changed: {stage}: {differing}", file=sys.stderr)
     for job, differing in stale_copies(JOBS, is_known).items():
         print(
             f"{job.seal}: copied here, and written with another {', '.join(differing)};"
@@ -332,7 +336,7 @@ def take_results():
     return held
 
 
-if workflow.is_main_process and not any(word.startswith(LOOKS) for word in sys.argv[1:]):
+if workflow.is_main_process and (RUNS in sys.argv or not any(w.startswith(LOOKS) for w in sys.argv[1:])):
     announce()
     if uses_slurm() and (not workflow.output_settings.dryrun or slurm.answers()):
         checked(slurm.check, site_lines())

@@ -104,6 +104,18 @@ def held(folder: Path) -> Iterator[Lease]:
             lease.give_back()
 
 
+def signed(folder: Path) -> str | None:
+    """Who holds the lease on a checkpoints folder by the last sign of life, or None; takes nothing."""
+    try:
+        with (folder / "lease.json").open(encoding="utf-8") as file:
+            holder = _holder(file)
+    except OSError:
+        return None
+    beat = holder.get("heartbeat")
+    lives = isinstance(beat, int | float) and time.time() - beat < DEAD_AFTER_S
+    return _named(holder) if lives else None
+
+
 def _holder(file: TextIO) -> dict[str, object]:
     file.seek(0)
     try:
