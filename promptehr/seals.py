@@ -137,21 +137,12 @@ def changes(present: Sequence[Job], is_known: Callable[[Path], bool]) -> dict[st
     }
 
 
-def stale_copies(present: Sequence[Job], is_known: Callable[[Path], bool]) -> dict[Job, list[str]]:
-    """Jobs whose artifact Snakemake knows nothing of and another key wrote.
-
-    Args:
-        present: The jobs as they would run now.
-        is_known: Whether Snakemake has recorded how a file was made; it judges those itself.
-
-    Returns:
-        Job to the settings and modules that differ, sorted.
-    """
+def stale_copies(copied: Sequence[Job]) -> dict[Job, list[str]]:
+    """Which artifacts that Snakemake knows nothing of another key wrote: job to what differs, sorted."""
     found = {}
-    for job in present:
-        if job.seal.is_file() and not is_known(job.seal):
-            recorded = read(job.seal)
-            differing = list(job.key.differs_from(recorded["key"])) if recorded else ["no key can be read"]
-            if differing:
-                found[job] = differing
+    for job in copied:
+        recorded = read(job.seal)
+        differing = list(job.key.differs_from(recorded["key"])) if recorded else ["no key can be read"]
+        if differing:
+            found[job] = differing
     return found

@@ -6,8 +6,10 @@ content differs, which is when Snakemake runs the stage again.
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +68,37 @@ def table(found: Sequence[Status]) -> str:
     states = Counter(status.state for status in found)
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     return "\n".join([*lines, f"{len(found)} artifacts: {counted}"])
+
+
+def put_in_order(copied: Sequence[Job]) -> None:
+    """Make the times of copied artifacts rise along the pipeline, as far as their content says so.
+
+    Snakemake judges files that it knows nothing of by their times alone, and a copy may have lost
+    them. The files of an artifact whose inputs are what its seal records become no older than these.
+
+    Args:
+        copied: Jobs in pipeline order.
+    """
+    newest = 0
+    for job in copied:
+        recorded = seals.read(job.seal)
+        if recorded is None or _gone(job):
+            continue
+        present = [path for path in inputs(job, recorded["inputs"]).values() if path.exists()]
+        newest = max([newest, *map(_changed_at, present)])
+        files = [job.seal, *(job.seal.parent / name for name in recorded["files"])]
+        benchmark = _benchmark(job)  # to Snakemake an output as well
+        older = [file for file in (*files, benchmark) if file.exists() and _changed_at(file) < newest]
+        if older and not any(_input_differences(job, recorded["inputs"])):
+            with suppress(OSError):  # of somebody else: the rerun will say so
+                for file in older:
+                    os.utime(file, ns=(newest, newest))
+        newest = max([newest, *map(_changed_at, files)])
+
+
+def _benchmark(job: Job) -> Path:
+    name = ".".join(filter(None, [job.stage.name, job.experiment, "tsv"]))
+    return Path(job.settings.results_dir) / "benchmarks" / name
 
 
 # --- one artifact by itself --------------------------------------------------------------------

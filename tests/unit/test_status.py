@@ -309,12 +309,32 @@ def test_more_epochs_of_a_stopped_run_are_resumable(tmp_path: Path) -> None:
 def test_copies_of_another_key_are_named_with_what_differs(tmp_path: Path) -> None:
     settings = changed(made(tmp_path), report={"title": "Other"})
     present = jobs(settings)
-    assert stale_copies(present, lambda _: False) == {present[-1]: ["report.title"]}
-    assert stale_copies(present, lambda _: True) == {}
+    assert stale_copies(present) == {present[-1]: ["report.title"]}
+    assert stale_copies(present[:-1]) == {}
 
 
 def test_a_copy_without_a_readable_key_is_named(tmp_path: Path) -> None:
     present = jobs(made(tmp_path))
     present[-1].seal.write_text("{}")
-    assert stale_copies(present, lambda _: False) == {present[-1]: ["no key can be read"]}
+    assert stale_copies(present) == {present[-1]: ["no key can be read"]}
     assert seals.read(present[-1].seal) is None
+
+
+def test_times_of_a_copy_rise_again_up_to_an_artifact_whose_input_differs(tmp_path: Path) -> None:
+    settings = made(tmp_path)
+    present = jobs(settings)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for age, path in enumerate(sorted(files)):
+        os.utime(path, (1e9 - age, 1e9 - age))
+    status.put_in_order(present)
+    times = [job.seal.stat().st_mtime_ns for job in present]
+    assert times == sorted(times)
+    assert states(settings) == {}
+
+    records = job(settings, "records").seal
+    (records.parent / "train.parquet").write_text("other")
+    vocabulary = job(settings, "vocabulary").seal
+    before = vocabulary.stat().st_mtime_ns
+    status.put_in_order(present)
+    assert vocabulary.stat().st_mtime_ns == before
+    assert states(settings)["vocabulary"] == ("stale", f"{records.parent / 'train.parquet'} changed")

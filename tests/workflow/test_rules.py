@@ -69,6 +69,17 @@ def test_the_start_names_the_settings_files_in_force(checkout: Checkout) -> None
     assert "settings: config.yaml, overlay-0.yaml; results: elsewhere\n" in output
 
 
+def test_a_job_that_finds_other_settings_than_its_run_ends(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMPTEHR_STARTED_WITH", "other")
+    done = checkout.snakemake("-n", "--mode", "remote")
+    changed = "promptehr: settings or code changed after this job was submitted; give the same command again"
+    assert (done.returncode, changed in done.stdout) == (2, True)
+    monkeypatch.delenv("PROMPTEHR_STARTED_WITH")
+    assert checkout.snakemake("-n", "--mode", "remote").returncode == 0
+
+
 def test_a_profile_is_for_slurm_with_any_of_its_lines(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 Every row is a real dry run and names every rule that would run, with its number of jobs.
 """
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -276,6 +277,19 @@ def test_results_without_snakemakes_records_are_named_when_their_key_differs(fin
         " to rerun it, add to this command: --forcerun records\n" in changed.dry_run()
     )
     assert changed.stale("--forcerun", "records") == {"records": 1, **AFTER_RECORDS}
+
+
+def test_results_copied_without_their_times_rerun_nothing(finished: Checkout) -> None:
+    shutil.rmtree(finished.folder / ".snakemake")
+    names = sorted(path for path in (finished.folder / "results").rglob("*") if path.is_file())
+    for age, path in enumerate(names):  # "train" before "vocabulary", "evaluate" before all
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert finished.stale() == {}
+    assert finished.with_settings("records: {min_age: 18.0}").stale() == {}
+    simulated(finished, "PATIENTS").touch()
+    assert finished.stale() == {}
+    repeat_last_row(simulated(finished, "DIAGNOSES_ICD"))
+    assert finished.stale() == {"ingest": 1, **AFTER_INGEST}
 
 
 # --- promptehr status --------------------------------------------------------------------------

@@ -5,6 +5,7 @@ cannot be used, and turns them into what rules share: inputs by name, the params
 staleness, and the options of the command line.
 """
 
+import hashlib
 import json
 import os
 import shlex
@@ -29,6 +30,9 @@ os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.env
 # Options of Snakemake that look at the workflow and run nothing, and one that looks like them and runs.
 LOOKS = ("--lint", "--list", "--report", "--summary", "--dag", "--rulegraph", "--filegraph", "--d3dag")
 RUNS = "--report-after-run"
+
+# Tells a job on a cluster what its run was started with.
+RUN = "PROMPTEHR_STARTED_WITH"
 
 
 def checked(function, *arguments):
@@ -317,15 +321,36 @@ def announce():
     """Say which settings are in force, what they change, and which artifacts came from elsewhere."""
     files = [os.path.relpath(file) for file in ("config.yaml", *workflow.overwrite_configfiles)]
     print(f"settings: {', '.join(files)}; results: {RESULTS}", file=sys.stderr)
+    if copied := [job for job in JOBS if job.seal.is_file() and not is_known(job.seal)]:
+        from promptehr.status import put_in_order  # reads Parquet's library, which others need not wait for
+
+        checked(put_in_order, copied)
     if workflow.output_settings.dryrun:
         for stage, differing in changes(JOBS, is_known).items():
             print(f"changed: {stage}: {differing}", file=sys.stderr)
-    for job, differing in stale_copies(JOBS, is_known).items():
+    for job, differing in stale_copies(copied).items():
         print(
             f"{job.seal}: copied here, and written with another {', '.join(differing)};"
             f" to rerun it, add to this command: --forcerun {job.stage.name}",
             file=sys.stderr,
         )
+
+
+def started_with():
+    """One hash of what decides every job: the settings but those of the runtime, and the code."""
+    code = {stage: dict(provenance.code(stage)) for stage in BY_NAME}
+    text = SETTINGS.model_dump_json(exclude={"runtime"}) + json.dumps(code, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def see_that_nothing_changed():
+    """End a job that reads other settings or code than the run that submitted it: it records its own."""
+    if os.environ.get(RUN, started_with()) != started_with():
+        print(
+            "promptehr: settings or code changed after this job was submitted; give the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(2)
 
 
 def take_results():
@@ -335,6 +360,11 @@ def take_results():
     locks.drop_dead_locks(Path(".snakemake", "locks"), RESULTS, folders)
     return held
 
+
+if workflow.is_main_process:
+    os.environ[RUN] = started_with()
+else:
+    see_that_nothing_changed()
 
 if workflow.is_main_process and (RUNS in sys.argv or not any(w.startswith(LOOKS) for w in sys.argv[1:])):
     announce()
