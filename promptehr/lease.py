@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_S = 20.0
 DEAD_AFTER_S = 120.0
 POLL_S = 2.0
+SIGNED_OFF = "{}"
+LENGTH = 255  # of the line in the file; a host's name has 64 characters at most
 
 
 class Lease:
@@ -63,17 +65,21 @@ class Lease:
             "job": os.environ.get("SLURM_JOB_ID"),
             "heartbeat": time.time(),
         }
-        self._file.seek(0)
-        self._file.truncate()
-        self._file.write(json.dumps(content) + "\n")
-        self._file.flush()
+        self._write(json.dumps(content))
 
     def give_back(self) -> None:
         """Sign off, so that nobody waits for this process; nothing where another has taken over."""
         with suppress(BusyError):
             self.require()
-            self._file.seek(0)
-            self._file.truncate()
+            self._write(SIGNED_OFF)
+
+    def _write(self, text: str) -> None:
+        """In place and of one length: who reads meanwhile finds what was there or this, never nothing."""
+        line = text.ljust(LENGTH).encode() + b"\n"
+        number = self._file.fileno()
+        os.pwrite(number, line, 0)
+        os.ftruncate(number, len(line))
+        os.fsync(number)
 
 
 @contextmanager
@@ -88,7 +94,7 @@ def held(folder: Path) -> Iterator[Lease]:
     """
     folder.mkdir(parents=True, exist_ok=True, mode=artifacts.PRIVATE_FOLDER)
     path = folder / "lease.json"
-    with path.open("a+", encoding="utf-8") as file:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT), "r+", encoding="utf-8") as file:
         path.chmod(artifacts.PRIVATE_FILE)
         holder = _holder(file)
         try:
@@ -105,15 +111,17 @@ def held(folder: Path) -> Iterator[Lease]:
 
 
 def signed(folder: Path) -> str | None:
-    """Who holds the lease on a checkpoints folder by the last sign of life, or None; takes nothing."""
+    """Who holds the lease on a checkpoints folder, by the last sign of life, or None; takes nothing."""
     try:
         with (folder / "lease.json").open(encoding="utf-8") as file:
             holder = _holder(file)
     except OSError:
         return None
     beat = holder.get("heartbeat")
-    lives = isinstance(beat, int | float) and time.time() - beat < DEAD_AFTER_S
-    return _named(holder) if lives else None
+    if not isinstance(beat, int | float) or abs(time.time() - beat) >= DEAD_AFTER_S:
+        return None
+    is_here = holder.get("host") == socket.gethostname()
+    return None if is_here and not Path(f"/proc/{holder.get('pid')}").exists() else _named(holder)
 
 
 def _holder(file: TextIO) -> dict[str, object]:
@@ -128,26 +136,31 @@ def _holder(file: TextIO) -> dict[str, object]:
 def _outwait_holder_elsewhere(path: Path, holder: dict[str, object]) -> None:
     """On this host the lock has said that the holder is dead; of another only its heart tells.
 
-    Its clock may differ from this host's, so a heart that beats ahead of it is waited for no longer
-    than one that beats now.
+    The clocks of the two hosts may differ by less than DEAD_AFTER_S: two beats are always awaited.
     """
     beat = holder.get("heartbeat")
     if holder.get("host") in (None, socket.gethostname()) or not isinstance(beat, int | float):
         return
-    left = min(DEAD_AFTER_S, DEAD_AFTER_S - (time.time() - beat))
-    if left <= 0:
+    silent = time.time() - beat
+    if silent >= DEAD_AFTER_S:
         return
+    left = max(2 * HEARTBEAT_S, DEAD_AFTER_S - max(silent, 0.0))
     logger.warning(
         "%s: %s trained here; waiting %.0f s for a sign of life", path.parent, _named(holder), left
     )
     end = time.monotonic() + left
     while time.monotonic() < end:
         time.sleep(POLL_S)
-        with path.open(encoding="utf-8") as file:  # anew: another host's writing is seen on opening
-            now = _holder(file)
-        if not now:
+        try:
+            with path.open(encoding="utf-8") as file:  # anew: another host's writing is seen on opening
+                now = json.loads(file.read())
+        except FileNotFoundError:
+            raise BusyError(f"{path}: deleted while it was waited for; start again") from None
+        except ValueError:
+            continue  # no news
+        if now == json.loads(SIGNED_OFF):
             return
-        if now != holder:
+        if isinstance(now, dict) and now != holder:
             raise BusyError(f"{path.parent}: {_named(now)} trains here; wait for it or stop it")
 
 

@@ -89,7 +89,7 @@ def put_in_order(copied: Sequence[Job]) -> None:
         files = [job.seal, *(job.seal.parent / name for name in recorded["files"])]
         benchmark = _benchmark(job)  # to Snakemake an output as well
         older = [file for file in (*files, benchmark) if file.exists() and _changed_at(file) < newest]
-        if older and not any(_input_differences(job, recorded["inputs"])):
+        if older and not any(_input_differences(job, recorded["inputs"], since=0)):
             with suppress(OSError):  # of somebody else: the rerun will say so
                 for file in older:
                     os.utime(file, ns=(newest, newest))
@@ -126,11 +126,12 @@ def _gone(job: Job) -> list[Path]:
     return [path for path in named if not path.is_file()]
 
 
-def _input_differences(job: Job, recorded: Mapping[str, str]) -> Iterator[str]:
+def _input_differences(job: Job, recorded: Mapping[str, str], *, since: int | None = None) -> Iterator[str]:
+    """Inputs that are newer than the seal, or than `since`, and not what the seal records."""
     present = inputs(job, recorded)
     known = {name for name in recorded if not _is_ledger(name)}
     yield from (f"{name} is read or not read any more" for name in sorted(present.keys() ^ known))
-    sealed = job.seal.stat().st_mtime_ns
+    sealed = job.seal.stat().st_mtime_ns if since is None else since
     for name in sorted(present.keys() & known):
         path = present[name]
         # Files from outside may be older than the seal and others all the same.
@@ -191,8 +192,9 @@ def _is_ledger(name: str) -> bool:
 
 
 def _changed_at(path: Path) -> int:
-    files = path.iterdir() if path.is_dir() else [path]
-    return max(file.stat().st_mtime_ns for file in files)
+    """The newest time of a file, or of a folder's files: 0 while Snakemake has only made the folder."""
+    files = artifacts.files_of(path) if path.is_dir() else [path]
+    return max((file.stat().st_mtime_ns for file in files), default=0)
 
 
 # --- what follows ------------------------------------------------------------------------------
@@ -260,7 +262,7 @@ def _of_run(job: Job, own: Status) -> Status:
     if newest:
         reasons.append(f"continues after {newest}")
     elif any(folder.glob("step-*")):
-        reasons.append("starts over: the checkpoints are of another run key")
+        reasons.append("the checkpoints are of another run key")
     if holder:
         reasons.append(f"{holder} trains here")
     return Status(job, "resumable" if newest else own.state, "; ".join(filter(None, reasons)))

@@ -474,6 +474,7 @@ class Elsewhere:
         self.path, self.ahead_s, self.now = folder / "lease.json", ahead_s, 1000.0
         self.beats_every_s: float | None = None
         self.ends_at: float | None = None
+        self.is_written_anew = False
         self.beat()
         monkeypatch.setattr(lease.time, "time", lambda: self.now)
         monkeypatch.setattr(lease.time, "monotonic", lambda: self.now)
@@ -486,13 +487,15 @@ class Elsewhere:
     def sleep(self, seconds: float) -> None:
         self.now += seconds
         if self.ends_at is not None and self.now >= self.ends_at:
+            self.path.write_text(lease.SIGNED_OFF, "utf-8")
+        elif self.is_written_anew:
             self.path.write_text("", "utf-8")
         elif self.beats_every_s is not None and self.now % self.beats_every_s < seconds:
             self.beat()
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "waited_s"), [(0.0, 120.0), (-50.0, 70.0), (-130.0, 0.0), (500.0, 120.0)]
+    ("ahead_s", "waited_s"), [(0.0, 120.0), (-50.0, 70.0), (-110.0, 40.0), (-130.0, 0.0), (500.0, 120.0)]
 )
 def test_a_silent_holder_on_another_host_is_waited_for_two_minutes(
     ahead_s: float,
@@ -528,10 +531,26 @@ def test_a_holder_on_another_host_that_signs_off_is_followed_at_once(
         assert other.now == 1010.0
 
 
+def test_an_empty_lease_is_no_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Elsewhere(tmp_path, monkeypatch)
+    other.is_written_anew = True
+    with lease.held(tmp_path):
+        assert other.now == 1120.0
+
+
+def test_a_lease_that_is_deleted_while_it_is_waited_for_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Elsewhere(tmp_path, monkeypatch)
+    monkeypatch.setattr(lease.time, "sleep", lambda _: other.path.unlink())
+    with pytest.raises(BusyError, match="deleted while it was waited for; start again"), lease.held(tmp_path):
+        pass
+
+
 def test_a_run_that_was_stopped_signs_off_too(tmp_path: Path) -> None:
     with pytest.raises(Interrupted), lease.held(tmp_path):
         raise Interrupted("training stopped by SIGTERM")
-    assert (tmp_path / "lease.json").read_text("utf-8") == ""
+    assert (tmp_path / "lease.json").read_text("utf-8").strip() == lease.SIGNED_OFF
 
 
 def test_a_dead_holder_on_this_host_is_no_obstacle(tmp_path: Path) -> None:
@@ -540,7 +559,7 @@ def test_a_dead_holder_on_this_host_is_no_obstacle(tmp_path: Path) -> None:
     with lease.held(tmp_path):
         held = json.loads((tmp_path / "lease.json").read_text("utf-8"))
     assert (held["pid"], held["host"]) == (os.getpid(), socket.gethostname())
-    assert (tmp_path / "lease.json").read_text("utf-8") == ""
+    assert (tmp_path / "lease.json").read_text("utf-8").strip() == lease.SIGNED_OFF
 
 
 def test_a_lease_that_was_deleted_or_taken_over_is_noticed(tmp_path: Path) -> None:

@@ -262,8 +262,17 @@ def test_an_interrupted_training_is_resumable(tmp_path: Path) -> None:
     assert needed["train base"] == ("resumable", "continues after step-00000010")
     assert states(changed(settings, train={"dropout": 0.2}, generate={"seed": 2}))["train base"] == (
         "missing",
-        "not made yet; starts over: the checkpoints are of another run key",
+        "not made yet; the checkpoints are of another run key",
     )
+
+
+def test_a_model_folder_that_is_made_anew_is_no_puzzle(tmp_path: Path) -> None:
+    settings = made(tmp_path)
+    train = job(settings, "train", "base").seal
+    for path in (train, *(train.parent / "model").iterdir()):
+        path.unlink()
+    status.put_in_order([found for found in jobs(settings) if found.seal.exists()])
+    assert states(changed(settings, generate={"seed": 2}))["train base"] == ("missing", "not made yet")
 
 
 def test_who_trains_is_named_as_long_as_the_heart_beats(tmp_path: Path) -> None:
@@ -276,9 +285,12 @@ def test_who_trains_is_named_as_long_as_the_heart_beats(tmp_path: Path) -> None:
         here = f"process {os.getpid()} on {socket.gethostname()} trains here"
         assert states(needed)["train base"] == ("resumable", f"continues after step-00000005; {here}")
     assert states(needed)["train base"] == ("resumable", "continues after step-00000005")
-    dead = {"host": "elsewhere", "pid": 7, "heartbeat": time.time() - lease.DEAD_AFTER_S - 1}
-    (train.seal.parent / "checkpoints/lease.json").write_text(json.dumps(dead))
-    assert states(needed)["train base"] == ("resumable", "continues after step-00000005")
+    for dead in (
+        {"host": "elsewhere", "pid": 7, "heartbeat": time.time() - lease.DEAD_AFTER_S - 1},
+        {"host": socket.gethostname(), "pid": 2**30, "heartbeat": time.time()},
+    ):
+        (train.seal.parent / "checkpoints/lease.json").write_text(json.dumps(dead))
+        assert states(needed)["train base"] == ("resumable", "continues after step-00000005")
 
 
 def test_a_run_that_was_moved_aside_is_resumable_when_its_key_is_back(tmp_path: Path) -> None:
@@ -331,9 +343,15 @@ def test_times_of_a_copy_rise_again_up_to_an_artifact_whose_input_differs(tmp_pa
     assert times == sorted(times)
     assert states(settings) == {}
 
-    records = job(settings, "records").seal
+    records, vocabulary = job(settings, "records").seal, job(settings, "vocabulary").seal
     (records.parent / "train.parquet").write_text("other")
-    vocabulary = job(settings, "vocabulary").seal
+    for path, at in ((records.parent / "train.parquet", 2e9), (vocabulary.parent / "vocabulary.json", 1e9)):
+        os.utime(path, (at, at))
+    os.utime(vocabulary, (3e9, 3e9))  # newer than what it does not know
+    status.put_in_order(present)
+    assert (vocabulary.parent / "vocabulary.json").stat().st_mtime == 1e9
+
+    os.utime(vocabulary, (1e9, 1e9))
     before = vocabulary.stat().st_mtime_ns
     status.put_in_order(present)
     assert vocabulary.stat().st_mtime_ns == before

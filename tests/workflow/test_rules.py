@@ -72,8 +72,14 @@ def test_the_start_names_the_settings_files_in_force(checkout: Checkout) -> None
 def test_a_job_that_finds_other_settings_than_its_run_ends(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PROMPTEHR_STARTED_WITH", "other")
-    done = checkout.snakemake("-n", "--mode", "remote")
+    with (checkout.folder / "Snakefile").open("a") as file:
+        file.write('\nprint("started with", os.environ.get(RUN), file=sys.stderr)\n')
+    found = re.search(r"^started with (\w{64})$", checkout.dry_run(), flags=re.MULTILINE)
+    assert found
+    monkeypatch.setenv("PROMPTEHR_STARTED_WITH", found[1])
+    same = checkout.with_settings("runtime: {threads: 1}\n")
+    assert same.snakemake("-n", "--mode", "remote").returncode == 0
+    done = checkout.with_settings("train: {seed: 7}\n").snakemake("-n", "--mode", "remote")
     changed = "promptehr: settings or code changed after this job was submitted; give the same command again"
     assert (done.returncode, changed in done.stdout) == (2, True)
     monkeypatch.delenv("PROMPTEHR_STARTED_WITH")

@@ -317,18 +317,27 @@ def is_known(path):
     return Path(".snakemake", "metadata", urlsafe_b64encode(str(path).encode()).decode()).exists()
 
 
+def copied():
+    """The jobs whose artifact is there and unknown to Snakemake."""
+    return [job for job in JOBS if job.seal.is_file() and not is_known(job.seal)]
+
+
+def put_copies_in_order():
+    """Copied artifacts get times that rise along the pipeline: Snakemake has nothing else to judge them by."""
+    if jobs := copied():
+        from promptehr.status import put_in_order  # reads Parquet's library, which others need not wait for
+
+        checked(put_in_order, jobs)
+
+
 def announce():
     """Say which settings are in force, what they change, and which artifacts came from elsewhere."""
     files = [os.path.relpath(file) for file in ("config.yaml", *workflow.overwrite_configfiles)]
     print(f"settings: {', '.join(files)}; results: {RESULTS}", file=sys.stderr)
-    if copied := [job for job in JOBS if job.seal.is_file() and not is_known(job.seal)]:
-        from promptehr.status import put_in_order  # reads Parquet's library, which others need not wait for
-
-        checked(put_in_order, copied)
     if workflow.output_settings.dryrun:
         for stage, differing in changes(JOBS, is_known).items():
             print(f"changed: {stage}: {differing}", file=sys.stderr)
-    for job, differing in stale_copies(copied).items():
+    for job, differing in stale_copies(copied()).items():
         print(
             f"{job.seal}: copied here, and written with another {', '.join(differing)};"
             f" to rerun it, add to this command: --forcerun {job.stage.name}",
@@ -345,7 +354,8 @@ def started_with():
 
 def see_that_nothing_changed():
     """End a job that reads other settings or code than the run that submitted it: it records its own."""
-    if os.environ.get(RUN, started_with()) != started_with():
+    now = started_with()
+    if os.environ.get(RUN, now) != now:
         print(
             "promptehr: settings or code changed after this job was submitted; give the same command again",
             file=sys.stderr,
@@ -371,6 +381,7 @@ if workflow.is_main_process and (RUNS in sys.argv or not any(w.startswith(LOOKS)
     if uses_slurm() and (not workflow.output_settings.dryrun or slurm.answers()):
         checked(slurm.check, site_lines())
     LOCK = None if workflow.output_settings.dryrun else take_results()
+    put_copies_in_order()
     if uses_slurm() and LOCK:
         wait_for_left_behind()
         CANCELLED = {job.number for job in slurm.cancelled(Path.cwd())}
