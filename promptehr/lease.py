@@ -136,7 +136,8 @@ def _holder(file: TextIO) -> dict[str, object]:
 def _outwait_holder_elsewhere(path: Path, holder: dict[str, object]) -> None:
     """On this host the lock has said that the holder is dead; of another only its heart tells.
 
-    The clocks of the two hosts may differ by less than DEAD_AFTER_S: two beats are always awaited.
+    Where the clocks of the two hosts differ by less than DEAD_AFTER_S - HEARTBEAT_S, two beats of a
+    live one are awaited.
     """
     beat = holder.get("heartbeat")
     if holder.get("host") in (None, socket.gethostname()) or not isinstance(beat, int | float):

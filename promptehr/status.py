@@ -81,19 +81,24 @@ def put_in_order(copied: Sequence[Job]) -> None:
     """
     newest = 0
     for job in copied:
-        recorded = seals.read(job.seal)
-        if recorded is None or _gone(job):
-            continue
-        present = [path for path in inputs(job, recorded["inputs"]).values() if path.exists()]
-        newest = max([newest, *map(_changed_at, present)])
-        files = [job.seal, *(job.seal.parent / name for name in recorded["files"])]
-        benchmark = _benchmark(job)  # to Snakemake an output as well
-        older = [file for file in (*files, benchmark) if file.exists() and _changed_at(file) < newest]
-        if older and not any(_input_differences(job, recorded["inputs"], since=0)):
-            with suppress(OSError):  # of somebody else: the rerun will say so
-                for file in older:
-                    os.utime(file, ns=(newest, newest))
-        newest = max([newest, *map(_changed_at, files)])
+        with suppress(OSError):  # of somebody else, or made anew at this moment: Snakemake will say so
+            newest = _put_in_order(job, newest)
+
+
+def _put_in_order(job: Job, newest: int) -> int:
+    """Raise the times of the artifact's files to `newest` and its inputs'; returns the newest of all."""
+    recorded = seals.read(job.seal)
+    if recorded is None or _gone(job):
+        return newest
+    present = [path for path in inputs(job, recorded["inputs"]).values() if path.exists()]
+    newest = max([newest, *map(_changed_at, present)])
+    files = [job.seal, *(job.seal.parent / name for name in recorded["files"])]
+    benchmark = _benchmark(job)  # to Snakemake an output as well
+    older = [file for file in (*files, benchmark) if file.exists() and _changed_at(file) < newest]
+    if older and not any(_input_differences(job, recorded["inputs"], since=-1)):
+        for file in older:
+            os.utime(file, ns=(newest, newest))
+    return max([newest, *map(_changed_at, files)])
 
 
 def _benchmark(job: Job) -> Path:

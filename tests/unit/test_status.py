@@ -345,13 +345,14 @@ def test_times_of_a_copy_rise_again_up_to_an_artifact_whose_input_differs(tmp_pa
 
     records, vocabulary = job(settings, "records").seal, job(settings, "vocabulary").seal
     (records.parent / "train.parquet").write_text("other")
-    for path, at in ((records.parent / "train.parquet", 2e9), (vocabulary.parent / "vocabulary.json", 1e9)):
+    for path, at in ((records.parent / "train.parquet", 0), (vocabulary.parent / "vocabulary.json", 5e8)):
         os.utime(path, (at, at))
     os.utime(vocabulary, (3e9, 3e9))  # newer than what it does not know
     status.put_in_order(present)
-    assert (vocabulary.parent / "vocabulary.json").stat().st_mtime == 1e9
+    assert (vocabulary.parent / "vocabulary.json").stat().st_mtime == 5e8
 
     os.utime(vocabulary, (1e9, 1e9))
+    os.utime(records.parent / "train.parquet", (2e9, 2e9))
     before = vocabulary.stat().st_mtime_ns
     status.put_in_order(present)
     assert vocabulary.stat().st_mtime_ns == before

@@ -381,7 +381,7 @@ if workflow.is_main_process and (RUNS in sys.argv or not any(w.startswith(LOOKS)
     if uses_slurm() and (not workflow.output_settings.dryrun or slurm.answers()):
         checked(slurm.check, site_lines())
     LOCK = None if workflow.output_settings.dryrun else take_results()
-    put_copies_in_order()
     if uses_slurm() and LOCK:
         wait_for_left_behind()
         CANCELLED = {job.number for job in slurm.cancelled(Path.cwd())}
+    put_copies_in_order()
