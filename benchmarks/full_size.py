@@ -254,8 +254,8 @@ def digest(assignments: Sequence[str], cohort: Path) -> str:
     """Of what a recipe's numbers depend on: cohort, settings, code."""
     found: list[object] = [artifacts.sha256(cohort / "shards/index.json")]
     for stage, given in (("train", assignments), ("evaluate_likelihood", ())):
-        found += [settings.assignments(stage, settings.from_assignments(stage, given))]
-        found += [dict(provenance.code(stage))]
+        found.append(settings.assignments(stage, settings.from_assignments(stage, given)))
+        found.append(dict(provenance.code(stage)))
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
 
 

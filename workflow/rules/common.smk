@@ -324,10 +324,10 @@ def copied():
 
 def put_copies_in_order():
     """Copied artifacts get times that rise along the pipeline: Snakemake has nothing else to judge them by."""
-    if jobs := copied():
+    if found := copied():
         from promptehr.status import put_in_order  # reads Parquet's library, which others need not wait for
 
-        checked(put_in_order, jobs)
+        checked(put_in_order, found)
 
 
 def announce():
