@@ -27,6 +27,7 @@ pathvars:
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     part="[0-9]{5}-of-[0-9]{5}",
+    shard="[0-9]{5}",
 
 
 include: "workflow/rules/cohort.smk"

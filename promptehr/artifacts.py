@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +162,7 @@ def read_table(
     columns: Sequence[str] | None = None,
     *,
     dictionaries: Sequence[str] = (),
+    keep: Callable[[pa.Table], pa.Table] = lambda rows: rows,
 ) -> pa.Table:
     """A table, or some of its columns, after its schema name, version and types were compared.
 
@@ -170,6 +171,7 @@ def read_table(
         schema: Its contract.
         columns: Those to read; all where None.
         dictionaries: Parquet paths of text columns to read as dictionaries: each text once.
+        keep: What to keep of each row group's rows; only one group is in memory whole.
 
     Raises:
         ArtifactError: if the file is missing, damaged or of another schema.
@@ -183,8 +185,8 @@ def read_table(
         ) as file:
             names = list(columns) if columns is not None else None
             # Arrow cannot read a nested dictionary over a row group's end (ArrowNotImplementedError).
-            groups = range(file.num_row_groups if dictionaries else 0)
-            parts = [file.read_row_group(n, columns=names) for n in groups] or [file.read(columns=names)]
+            groups = (file.read_row_group(n, columns=names) for n in range(file.num_row_groups))
+            parts = [keep(group) for group in groups] or [file.read(columns=names)]
             return pa.concat_tables(parts).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(

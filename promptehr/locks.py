@@ -74,17 +74,34 @@ def outputs(files: Sequence[Path], *, wait_s: float = WAIT_S) -> Iterator[None]:
         BusyError: naming the holder, if it still writes after `wait_s` seconds.
     """
     seal = files[-1]
-    with _opened(seal.parent / f".{seal.name}.lock") as file:
-        _wait_for(file, seal, wait_s)
+    with _opened(_lock_of(seal)) as file:
+        _wait_for(file, seal, wait_s, fcntl.LOCK_EX)
         _sign(file)
         for path in files:
             drop_temporaries(path)
         yield
 
 
-def _wait_for(file: TextIO, seal: Path, wait_s: float) -> None:
+@contextmanager
+def part_of(seal: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
+    """Be one of the jobs that write parts of what `seal` will seal; the job that seals waits for all.
+
+    Raises:
+        BusyError: naming the holder, if another job still writes the whole after `wait_s` seconds.
+    """
+    with _opened(_lock_of(seal)) as file:
+        _wait_for(file, seal, wait_s, fcntl.LOCK_SH)
+        _sign(file)
+        yield
+
+
+def _lock_of(seal: Path) -> Path:
+    return seal.parent / f".{seal.name}.lock"
+
+
+def _wait_for(file: TextIO, seal: Path, wait_s: float, how: int) -> None:
     end, told = time.monotonic() + wait_s, False
-    while not _taken(file):
+    while not _taken(file, how):
         holder = _holder(file)
         if time.monotonic() > end:
             raise BusyError(f"{seal}: {holder} still writes it; wait for it to end, or stop it")
@@ -120,10 +137,10 @@ def _private(path: str, _flags: int) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
-def _taken(file: TextIO) -> bool:
-    """Whether this process has the lock now."""
+def _taken(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
+    """Whether this process has the lock now, alone or shared."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

@@ -215,7 +215,7 @@ class Shards(Section):
     """Token files."""
 
     count: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Files per split; patients are spread over them by a hash."""
+    """Files per split; patients are spread over them by a hash. More than one: a job for each."""
     max_tokens: Annotated[int, Field(ge=8, le=1022)] = 256
     """Longest sequence, BOS and END included; longer histories lose whole visits."""
     drop: Literal["oldest", "newest"] = "newest"

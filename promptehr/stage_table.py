@@ -24,7 +24,7 @@ class Stage:
         shared: Top-level settings in its key besides its own section.
         scope: `experiment` where each experiment has its own copy.
         runtime: Whether it takes `--device` and `--threads`.
-        part_of: The stage that merges its files, whose section of settings it has.
+        part_of: The stage that puts its files together, whose section of settings it has.
         resumes: Whether it keeps checkpoints, under a lease of its own.
     """
 
@@ -79,9 +79,16 @@ STAGES = (
         outputs=("vocabulary", "ledger"),
     ),
     Stage(
+        "shards_part",
+        "Turn the records of one shard into token ids; shards lists the parts.",
+        inputs=(*RECORDS, "vocabulary", "vocabulary_ledger"),
+        outputs=("part_summary",),
+        part_of="shards",
+    ),
+    Stage(
         "shards",
         "Turn records into token ids.",
-        inputs=(*RECORDS, "vocabulary", "vocabulary_ledger"),
+        inputs=(*RECORDS, "vocabulary", "vocabulary_ledger", "part_summaries*"),
         outputs=("index", "ledger"),
     ),
     Stage(

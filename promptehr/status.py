@@ -19,6 +19,7 @@ from promptehr.errors import ArtifactError
 from promptehr.seals import Job
 from promptehr.settings import run_key_settings
 from promptehr.source import find
+from promptehr.stage_table import STAGES
 
 State = Literal["fresh", "stale", "missing", "resumable"]
 
@@ -93,17 +94,21 @@ def _put_in_order(job: Job, newest: int) -> int:
     present = [path for path in inputs(job, recorded["inputs"]).values() if path.exists()]
     newest = max([newest, *map(_changed_at, present)])
     files = [job.seal, *(job.seal.parent / name for name in recorded["files"])]
-    benchmark = _benchmark(job)  # to Snakemake an output as well
-    older = [file for file in (*files, benchmark) if file.exists() and _changed_at(file) < newest]
+    # To Snakemake benchmarks are outputs as well.
+    older = [file for file in (*files, *_benchmarks(job)) if file.exists() and _changed_at(file) < newest]
     if older and not any(_input_differences(job, recorded["inputs"], since=-1)):
         for file in older:
             os.utime(file, ns=(newest, newest))
     return max([newest, *map(_changed_at, files)])
 
 
-def _benchmark(job: Job) -> Path:
-    name = ".".join(filter(None, [job.stage.name, job.experiment, "tsv"]))
-    return Path(job.settings.results_dir) / "benchmarks" / name
+def _benchmarks(job: Job) -> list[Path]:
+    """Its own, and its parts'."""
+    folder = Path(job.settings.results_dir) / "benchmarks"
+    experiment = f".{job.experiment}" if job.experiment else ""
+    parts = [f"{stage.name}{experiment}.*.tsv" for stage in STAGES if stage.part_of == job.stage.name]
+    names = [f"{job.stage.name}{experiment}.tsv", *parts]
+    return [path for name in names for path in folder.glob(name)]
 
 
 # --- one artifact by itself --------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """Records to token ids: one Parquet file per split and hash bucket, and their index.
 
 Histories longer than the limit lose whole visits, counted. Everything is done on flat columns;
-no Python loop over patients. Knows how long sequences may be; `tokens` knows the ids.
+no Python loop over patients. A bucket depends on no other, so each may be a job of its own,
+`shards_part`. Knows how long sequences may be; `tokens` knows the ids.
 """
 
 import hashlib
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from promptehr import artifacts, schemas, tokens
-from promptehr.settings import Settings, Shards
+from promptehr import artifacts, locks, schemas, tokens
+from promptehr.errors import ArtifactError, SettingsError
+from promptehr.settings import Settings, Shards, assignments
 from promptehr.tokens import Floats, Ints, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,7 @@ logger = logging.getLogger(__name__)
 Bools = npt.NDArray[np.bool_]
 Drop = Literal["oldest", "newest"]
 
+SPLITS = ("train", "valid", "test")
 AROUND_PATIENT, AROUND_VISIT = 2, 2  # BOS and END; <v> and <\v>
 DAYS_PER_YEAR = 365.2425
 # A few thousand codes are written a million times: as a dictionary each is read once.
@@ -35,7 +39,7 @@ TEXTS = ("gender", "ethnicity", "visits.list.element.list.element")
 
 @dataclass(frozen=True)
 class Inputs:
-    """The splits and the vocabulary."""
+    """The splits and the vocabulary, and what seals the shards that are there already."""
 
     train: Path
     valid: Path
@@ -43,6 +47,7 @@ class Inputs:
     records_ledger: Path
     vocabulary: Path
     vocabulary_ledger: Path
+    part_summaries: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,45 +58,116 @@ class Outputs:
     ledger: Path
 
 
-def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
-    """Truncate, encode and publish each split."""
-    splits = {"train": inputs.train, "valid": inputs.valid, "test": inputs.test}
-    artifacts.open_sealed(inputs.records_ledger, schemas.LEDGER, "records", *splits.values())
-    artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
-    vocabulary = Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
+@dataclass(frozen=True)
+class Part:
+    """Some shards of every split.
 
-    one = partial(split, folder=outputs.index.parent, vocabulary=vocabulary, settings=settings.shards)
-    with ThreadPoolExecutor(pa.cpu_count()) as pool:
-        done = dict(zip(splits, pool.map(one, *zip(*splits.items(), strict=True)), strict=True))
-    index = {name: entries for name, (entries, _) in done.items()}
-    flows = [flow for _, flow in done.values()]
+    Attributes:
+        splits: Split to the shards' entries of the index.
+        counts: What became of the patients in them, as `flow` counts.
+        vocabulary_size: Number of token ids.
+    """
+
+    splits: Mapping[str, Sequence[Mapping[str, Any]]]
+    counts: Mapping[str, int]
+    vocabulary_size: int
+
+
+def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
+    """Write every shard, or list what parts wrote, and publish their index."""
+    parts = (
+        listed(inputs, settings)
+        if inputs.part_summaries
+        else [write(inputs, outputs.index.parent, settings.shards, range(settings.shards.count))]
+    )
+    index = {name: [entry for part in parts for entry in part.splits[name]] for name in SPLITS}
     entries = [entry for shards in index.values() for entry in shards]
     document = {
         "splits": index,
-        "vocabulary_size": vocabulary.size,
+        "vocabulary_size": parts[0].vocabulary_size,
         "longest": max(entry["longest"] for entry in entries),
     }
     artifacts.write_json(outputs.index, document, schemas.INDEX)
     artifacts.write_sealed(
         outputs.ledger,
-        {"tables": ledger(flows)},
+        {"tables": ledger([part.counts for part in parts])},
         schemas.LEDGER,
         stage="shards",
         settings=settings,
-        inputs={**splits, "vocabulary": inputs.vocabulary},
+        inputs=read_files(inputs),
         files=[outputs.index, *(outputs.index.parent / entry["path"] for entry in entries)],
     )
 
 
+def read_files(inputs: Inputs) -> dict[str, Path]:
+    """What the shards depend on, by option: parts are on the way and no matter of their own."""
+    return {name: getattr(inputs, name) for name in (*SPLITS, "vocabulary")}
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def write(inputs: Inputs, folder: Path, settings: Shards, numbers: range) -> Part:
+    """Truncate, encode and publish the shards of these numbers, of each split."""
+    splits = {name: getattr(inputs, name) for name in SPLITS}
+    artifacts.open_sealed(inputs.records_ledger, schemas.LEDGER, "records", *splits.values())
+    artifacts.open_sealed(inputs.vocabulary_ledger, schemas.LEDGER, "vocabulary", inputs.vocabulary)
+    vocabulary = Vocabulary.from_document(artifacts.read_json(inputs.vocabulary, schemas.VOCABULARY))
+
+    one = partial(split, folder=folder, numbers=numbers, vocabulary=vocabulary, settings=settings)
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        done = dict(zip(splits, pool.map(one, *zip(*splits.items(), strict=True)), strict=True))
+    return Part(
+        splits={name: entries for name, (entries, _) in done.items()},
+        counts=total([counts for _, counts in done.values()]),
+        vocabulary_size=vocabulary.size,
+    )
+
+
+def listed(inputs: Inputs, settings: Settings) -> list[Part]:
+    """What each part wrote, in the order of their numbers.
+
+    Raises:
+        ArtifactError: if a part is missing, or was made from other settings or inputs.
+    """
+    read = {name: artifacts.sha256(path) for name, path in read_files(inputs).items()}
+    summaries = sorted(inputs.part_summaries)
+    if [number_of(path, settings.shards) for path in summaries] != [*range(settings.shards.count)]:
+        raise ArtifactError(f"{summaries[0].parent}: not every part is there once; rerun shards_part")
+    parts = []
+    for path in summaries:
+        files = [path.parent / name / f"{path.stem}.parquet" for name in SPLITS]
+        found = artifacts.open_sealed(path, schemas.SUMMARY, "shards_part", *files)
+        if (found["inputs"], found["key"]["settings"]) != (read, assignments("shards", settings)):
+            raise ArtifactError(f"{path}: made from other settings or inputs; rerun shards_part")
+        parts.append(Part(found["splits"], found["counts"], found["vocabulary_size"]))
+    return parts
+
+
+def number_of(summary: Path, settings: Shards) -> int:
+    """2 of `00002.json`: the third part.
+
+    Raises:
+        SettingsError: for another name, or a number that there is no shard of.
+    """
+    if re.fullmatch(r"\d{5}\.json", summary.name) and int(summary.stem) < settings.count:
+        return int(summary.stem)
+    raise SettingsError(
+        f"--part-summary {summary}: expected a name from 00000.json to {settings.count - 1:05}.json,"
+        " which of shards.count parts it is"
+    )
+
+
 def split(
-    name: str, path: Path, folder: Path, vocabulary: Vocabulary, settings: Shards
+    name: str, path: Path, folder: Path, numbers: range, vocabulary: Vocabulary, settings: Shards
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Publish the shards of one split: their entries of the index, and the flow into them."""
-    records = artifacts.read_table(path, schemas.RECORDS, dictionaries=TEXTS)
+    keep = partial(of_shards, numbers=numbers, count=settings.count)
+    records = artifacts.read_table(path, schemas.RECORDS, dictionaries=TEXTS, keep=keep)
     visits = _whole(records["visits"])
     fitting = truncated(visits, settings)
     encoded = shard(records, fitting, vocabulary, settings.drop)
-    entries = publish(folder, name, encoded, settings.count)
+    entries = publish(folder, name, encoded, numbers, settings.count)
     logger.info("%s: %s patients in %s shards", name, encoded.num_rows, len(entries))
     return entries, flow(visits, fitting, encoded, vocabulary)
 
@@ -190,33 +266,38 @@ def flow(visits: pa.ListArray, fitting: Fitting, encoded: pa.Table, vocabulary: 
     }
 
 
+def total(flows: Sequence[Mapping[str, int]]) -> dict[str, int]:
+    """The flow of all splits or parts together."""
+    return {name: sum(one[name] for one in flows) for name in flows[0]}
+
+
 def ledger(flows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """The flow of all splits in patients, visits and codes."""
-    total = {name: sum(one[name] for one in flows) for name in flows[0]}
-    dropped = total["codes_in"] - total["codes"] - total["codes_cut"]
+    """The flow of all parts in patients, visits and codes."""
+    found = total(flows)
+    dropped = found["codes_in"] - found["codes"] - found["codes_cut"]
     return {
         "patients": artifacts.account(
-            rows_in=total["patients"],
-            rows_kept=total["patients"],
+            rows_in=found["patients"],
+            rows_kept=found["patients"],
             rejected={},
             noted={
-                "longer than shards.max_tokens, visits dropped": total["shortened"],
-                "a visit longer than shards.max_tokens, codes cut": total["cut"],
+                "longer than shards.max_tokens, visits dropped": found["shortened"],
+                "a visit longer than shards.max_tokens, codes cut": found["cut"],
             },
         ),
         "visits": artifacts.account(
-            rows_in=total["visits_in"],
-            rows_kept=total["visits"],
-            rejected={"beyond shards.max_tokens": total["visits_in"] - total["visits"]},
+            rows_in=found["visits_in"],
+            rows_kept=found["visits"],
+            rejected={"beyond shards.max_tokens": found["visits_in"] - found["visits"]},
         ),
         "codes": artifacts.account(
-            rows_in=total["codes_in"],
-            rows_kept=total["codes"],
+            rows_in=found["codes_in"],
+            rows_kept=found["codes"],
             rejected={
                 "in a visit beyond shards.max_tokens": dropped,
-                "cut from a visit longer than shards.max_tokens": total["codes_cut"],
+                "cut from a visit longer than shards.max_tokens": found["codes_cut"],
             },
-            noted={"not in the vocabulary, <unk>": total["unknown"]},
+            noted={"not in the vocabulary, <unk>": found["unknown"]},
         ),
     }
 
@@ -259,13 +340,14 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return joined if isinstance(joined, pa.Array) else pa.concat_arrays(joined.chunks)
 
 
-def publish(folder: Path, split: str, encoded: pa.Table, count: int) -> list[dict[str, Any]]:
+def publish(folder: Path, split: str, encoded: pa.Table, numbers: range, count: int) -> list[dict[str, Any]]:
     """Write a split's shards and return their entries of the index."""
     bucket = buckets(encoded["subject_id"].to_pylist(), count)
     entries = []
-    for number in range(count):
+    for number in numbers:
         part = encoded.filter(pa.array(bucket == number, pa.bool_()))
         path = folder / split / f"{number:05}.parquet"
+        locks.drop_temporaries(path)
         artifacts.write_table(path, part, schemas.SHARD)
         entries.append({"path": f"{split}/{path.name}", **measures(part), "sha256": artifacts.sha256(path)})
     return entries
@@ -279,6 +361,14 @@ def measures(part: pa.Table) -> Mapping[str, int]:
         "tokens": pc.sum(lengths).as_py() or 0,
         "longest": pc.max(lengths).as_py() or 0,
     }
+
+
+def of_shards(records: pa.Table, numbers: range, count: int) -> pa.Table:
+    """The records of these of `count` shards, in their order."""
+    if len(numbers) == count:
+        return records
+    bucket = buckets(records["subject_id"].to_pylist(), count)
+    return records.filter(pa.array(np.isin(bucket, numbers), pa.bool_()))
 
 
 def buckets(subject_ids: Sequence[int], count: int) -> npt.NDArray[np.int64]:

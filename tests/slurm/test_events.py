@@ -53,9 +53,12 @@ def test_training_is_given_a_gpu_32_gb_4_cores_and_a_day(outcome: Outcomes) -> N
 def test_light_stages_share_jobs_and_the_queue_names_the_rules(outcome: Outcomes) -> None:
     names = [job["Comment"] for job in cluster.jobs(outcome("pipeline").checkout)]
     assert sorted(name for name in names if not name.startswith("rule_generate")) == [
-        "rule_cohort_ingest_records_shards_simulate_vocabulary",
+        "rule_cohort_ingest_records_simulate_vocabulary",
         "rule_evaluate_likelihood_wildcards_base",
         "rule_evaluation_evaluate_fidelity_evaluate_privacy_evaluate_utility_report",
+        "rule_shards",
+        "rule_shards_part_wildcards_00000",
+        "rule_shards_part_wildcards_00001",
         "rule_train_wildcards_base",
     ]
 

@@ -14,7 +14,7 @@ def bare(names: tuple[str, ...]) -> list[str]:
 
 def test_the_stages_stand_in_pipeline_order() -> None:
     assert list(BY_NAME) == [
-        *("simulate", "ingest", "records", "vocabulary", "shards", "train"),
+        *("simulate", "ingest", "records", "vocabulary", "shards_part", "shards", "train"),
         *("generate_part", "generate"),
         *("evaluate_likelihood", "evaluate_fidelity", "evaluate_utility", "evaluate_privacy", "report"),
     ]

@@ -6,8 +6,10 @@ from promptehr.provenance import closure, code
 from promptehr.stage_table import STAGES, Stage
 from tests.workflow.checkout import Checkout
 
-LIGHT = ("simulate", "ingest", "records", "vocabulary", "shards")
+OF_SHARDS = ("shards_part", "shards")
+LIGHT = ("simulate", "ingest", "records", "vocabulary", *OF_SHARDS)
 OF_MODEL = {"train", "generate_part", "generate", "evaluate_likelihood"}
+TOKENS = {*OF_SHARDS, *OF_MODEL}
 
 
 def behind(part: str) -> set[str]:
@@ -45,10 +47,15 @@ def test_the_data_stages_know_no_metric() -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "stages"),
     [
-        ("schemas", '"one patient as token ids"', '"other"', {"shards", *OF_MODEL}),
+        ("schemas", '"one patient as token ids"', '"other"', TOKENS),
         ("schemas", "\nREJECTS = Table(", "\nNEW = 1\nREJECTS = Table(", set()),
         ("schemas", "# null positions last", "# nulls come last", set()),
-        ("tokens", "FIRST_CODE = range(7)", "FIRST_CODE = range(0, 7)", {"vocabulary", "shards", *OF_MODEL}),
+        (
+            "tokens",
+            "FIRST_CODE = range(7)",
+            "FIRST_CODE = range(0, 7)",
+            {"vocabulary", *TOKENS},
+        ),
         ("artifacts", 'compression="zstd"', 'compression="lz4"', {stage.name for stage in STAGES}),
         ("settings", "patients: Count = 46_520", "patients: Count = 46_521", set()),
         ("stage_table", '"index", "ledger"', '"index", "the_ledger"', set()),

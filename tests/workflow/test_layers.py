@@ -10,7 +10,8 @@ import pytest
 
 from tests.workflow.checkout import ROOT, environment
 
-DATA = tuple(f"stages.{name}" for name in ("simulate", "ingest", "records", "vocabulary", "shards"))
+SHARDING = ("stages.shards_part", "stages.shards")
+DATA = (*(f"stages.{name}" for name in ("simulate", "ingest", "records", "vocabulary")), *SHARDING)
 GENERATING = ("stages.generate", "stages.generate_part")
 JUDGING = tuple(f"stages.evaluate_{name}" for name in ("fidelity", "utility", "privacy"))
 

@@ -27,8 +27,9 @@ def bare(names: tuple[str, ...]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]]]:
-    """Stage to the words of each of its jobs' commands, on a fresh checkout."""
-    output = fresh(tmp_path_factory.mktemp("commands") / "checkout").dry_run("-p")
+    """Stage to the words of each of its jobs' commands, on a fresh checkout; parts as well."""
+    divided = "shards: {count: 2}\ngenerate: {parts: 2}\n"
+    output = fresh(tmp_path_factory.mktemp("commands") / "checkout").with_settings(divided).dry_run("-p")
     found = [shlex.split(line) for line in re.findall(r"promptehr \w+ --.*", output)]
     return {stage.name: [words for words in found if words[1] == stage.name] for stage in STAGES}
 
@@ -122,6 +123,7 @@ def test_a_rules_files_are_the_stages_options_in_order(
     stage: Stage, commands: dict[str, list[list[str]]]
 ) -> None:
     runtime = [*Settings().runtime.model_dump()] if stage.runtime else []
+    assert commands[stage.name]
     for words in commands[stage.name]:
         given = options(words)
         optional = {name.rstrip("?*") for name in stage.inputs if name[-1] in "?*"} - set(given)
@@ -154,6 +156,28 @@ def test_parts_of_a_model_fan_out_and_generate_merges_them(checkout: Checkout) -
     [merging] = [words for words in found if "--parts" in words]
     given = [word for word in merging if word.startswith(folder)]
     assert given == [*(f"{name}.parquet" for name in names), *(f"{name}.json" for name in names)]
+
+
+def test_shards_fan_out_and_are_put_together(checkout: Checkout) -> None:
+    output = checkout.with_settings("shards: {count: 3}\n").dry_run("-p", "--profile", "profiles/slurm")
+    assert jobs(output) == EVERY | {"shards_part": 3}
+    summaries = [f"results/shards/0000{number}.json" for number in range(3)]
+    found = [shlex.split(line) for line in re.findall(r"promptehr shards\w* --.*", output)]
+    written = {words[words.index("--part-summary") + 1] for words in found if "--part-summary" in words}
+    assert written == set(summaries)
+    [listing] = [words for words in found if "--part-summaries" in words]
+    assert [word for word in listing if word in summaries] == summaries
+
+
+@pytest.mark.parametrize(("count", "with_them"), [(1, ["shards"]), (2, [])])
+def test_shards_share_the_light_stages_job_unless_they_fan_out(
+    checkout: Checkout, count: int, with_them: list[str]
+) -> None:
+    divided = checkout.with_settings(f"shards: {{count: {count}}}\n")
+    output = divided.dry_run("--profile", "profiles/slurm", "--cores", "8")
+    group = output.partition("Group job cohort ")[2].partition("\nrule ")[0]
+    shared = re.findall(r"^    rule (\w+):", group, flags=re.MULTILINE)
+    assert sorted(shared) == sorted(["simulate", "ingest", "records", "vocabulary", *with_them])
 
 
 def test_files_that_settings_name_are_inputs_of_generate(checkout: Checkout) -> None:
@@ -195,9 +219,16 @@ def test_every_rule_stands_in_the_table_of_what_a_cluster_is_asked_for() -> None
     assert [stage.name for stage in STAGES if f"`{stage.name}`" not in table] == []
 
 
-def test_the_profiles_example_takes_every_rule_but_training_off_the_gpu() -> None:
-    profile = (ROOT / "profiles" / "slurm" / "config.yaml").read_text("utf-8")
-    off = re.findall(r"^#   (\w+): \{gpu: 0\}", profile, flags=re.MULTILINE)
+def test_the_profiles_lines_take_every_rule_but_training_off_the_gpu(checkout: Checkout) -> None:
+    profile = "profiles/slurm/config.yaml"
+    off = re.findall(r"^#   (\w+): \{gpu: 0\}", (ROOT / profile).read_text("utf-8"), flags=re.MULTILINE)
+    checkout.edit(profile, "# set-resources:", "set-resources:")
+    for rule in off:
+        checkout.edit(profile, f"#   {rule}: {{gpu: 0}}", f"  {rule}: {{gpu: 0}}")
+    divided = checkout.with_settings("generate: {parts: 2}\n")
+    output = divided.dry_run("--profile", "profiles/slurm", "--cores", "8")
+    asking = re.findall(r"rule (\w+):(?:(?!\brule ).)*?\bgpu=1\b", output, flags=re.DOTALL)
+    assert asking == ["train"]
     rules = "".join(path.read_text("utf-8") for path in (ROOT / "workflow" / "rules").glob("*.smk"))
     with_gpu = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?gpu=", rules, flags=re.MULTILINE | re.DOTALL)
     assert sorted([*off, "train"]) == sorted(with_gpu)

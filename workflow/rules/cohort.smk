@@ -85,18 +85,43 @@ rule vocabulary:
         "promptehr vocabulary {params.options} --log {log:q}"
 
 
+if SETTINGS.shards.count > 1:
+
+    rule shards_part:
+        input:
+            **records(),
+            **vocabulary(),
+        output:
+            shards=[f"<results>/shards/{split}/{{shard}}.parquet" for split in SPLITS],
+            part_summary=temp("<results>/shards/{shard}.json"),
+        log:
+            "<logs>/shards_part.{shard}.log",
+        benchmark:
+            "<benchmarks>/shards_part.{shard}.tsv"
+        resources:
+            mem_mb=memory(8192),
+        params:
+            **key("shards_part"),
+            options=options("shards_part"),
+        shell:
+            "promptehr shards_part {params.options} --log {log:q}"
+
+
 rule shards:
     input:
         **records(),
         **vocabulary(),
+        **shard_parts(),
     output:
-        shards=shard_files(),
+        shards=[] if shard_parts() else shard_files(),
         index="<results>/shards/index.json",
         ledger="<results>/shards/ledger.json",
     log:
         "<logs>/shards.log",
     benchmark:
         "<benchmarks>/shards.tsv"
+    group:
+        SHARDS_GROUP
     resources:
         mem_mb=memory(8192),
     params:

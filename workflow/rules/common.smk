@@ -51,6 +51,9 @@ EXPERIMENTS = {name: for_experiment(SETTINGS, name) for name in SETTINGS.experim
 WITH_MODEL = [name for name, settings in EXPERIMENTS.items() if settings.generate.method == "model"]
 RESULTS = checked(results_folder, Path(SETTINGS.results_dir))
 JOBS = jobs(SETTINGS)
+SPLITS = ("train", "valid", "test")
+# Between jobs of their own there is no sharing a job with what comes before them.
+SHARDS_GROUP = None if SETTINGS.shards.count > 1 else "cohort"
 
 
 def of(wildcards):
@@ -73,16 +76,23 @@ def source():
 
 def records():
     """The splits. Ledgers only prove that files belong together: their age decides nothing."""
-    splits = {split: f"<results>/records/{split}.parquet" for split in ("train", "valid", "test")}
+    splits = {split: f"<results>/records/{split}.parquet" for split in SPLITS}
     return {**splits, "records_ledger": ancient("<results>/records/ledger.json")}
 
 
 def shard_files():
     """Every shard of every split."""
     numbers = range(SETTINGS.shards.count)
-    return [
-        f"<results>/shards/{split}/{n:05}.parquet" for split in ("train", "valid", "test") for n in numbers
-    ]
+    return [f"<results>/shards/{split}/{number:05}.parquet" for split in SPLITS for number in numbers]
+
+
+def shard_parts():
+    """The shards and what seals them, if there are more than one and each is a job of its own."""
+    if SETTINGS.shards.count == 1:
+        return {}
+    numbers = range(SETTINGS.shards.count)
+    summaries = [f"<results>/shards/{number:05}.json" for number in numbers]
+    return {"shards": shard_files(), "part_summaries": summaries}
 
 
 def shards():
