@@ -41,11 +41,17 @@ def pages_of(files: dict[str, bytes]) -> int:
     return sum(-(-len(content) // PAGE) for content in files.values())
 
 
+def finished_files(folder: Path) -> dict[str, bytes]:
+    """The artifacts without those that go once the shards they seal are listed."""
+    return {name: content for name, content in artifacts(folder).items() if not name[:5].isdigit()}
+
+
 @pytest.mark.parametrize("stage", ["simulate", "ingest", "shards", "train", "generate", "report"])
 def test_a_full_disk_is_one_line_and_room_is_all_it_needs(finished: Checkout, stage: str) -> None:
     folder = finished.folder / "results" / "tiny" / stage
     expected = artifacts(folder)
-    words = ("--cores", "2", "--forcerun", stage, "--until", stage)
+    # One job at a time: of two, each would say its line.
+    words = ("--cores", "1", "--forcerun", stage, "--until", stage)
     with small_disk(folder, 1 + pages_of(expected) // 3):
         full = finished.snakemake(*words)
         assert full.returncode == 1
@@ -54,7 +60,7 @@ def test_a_full_disk_is_one_line_and_room_is_all_it_needs(finished: Checkout, st
         assert line.startswith(f"promptehr: results/tiny/{stage}/")
         assert ": cannot be written (" in line
         assert "No space left on device); " in line
-        assert artifacts(folder).items() <= expected.items()
+        assert finished_files(folder).items() <= expected.items()
         mount("remount,size=20m", folder)
         done = finished.snakemake(*words)
         assert done.returncode == 0, done.stdout
