@@ -185,8 +185,9 @@ def read_table(
         ) as file:
             names = list(columns) if columns is not None else None
             # Arrow cannot read a nested dictionary over a row group's end (ArrowNotImplementedError).
-            groups = (file.read_row_group(n, columns=names) for n in range(file.num_row_groups))
-            parts = [keep(group) for group in groups] or [file.read(columns=names)]
+            groups = range(file.num_row_groups)
+            parts = [keep(file.read_row_group(n, columns=names)) for n in groups]
+            parts = parts or [file.read(columns=names)]
             return pa.concat_tables(parts).replace_schema_metadata()
     except (pa.ArrowException, OSError) as error:
         raise ArtifactError(
@@ -314,6 +315,22 @@ def open_sealed(path: Path, document: schemas.Document, stage: str, *files: Path
                 f"{file}: does not match {path}; rerun {stage}, they are not of one run: give the same"
                 f" command with --forcerun {stage}"
             )
+    return content
+
+
+def open_part(
+    path: Path, stage: str, inputs: Mapping[str, str], settings: Settings, *files: Path
+) -> dict[str, Any]:
+    """The summary of a part, as `open_sealed`, if it was made from inputs of these hashes and settings.
+
+    Raises:
+        ArtifactError: if not.
+    """
+    content = open_sealed(path, schemas.SUMMARY, stage, *files)
+    if (content["inputs"], content["key"]["settings"]) != (inputs, assignments(stage, settings)):
+        raise ArtifactError(
+            f"{path}: made from other settings or inputs; give the same command with --forcerun {stage}"
+        )
     return content
 
 

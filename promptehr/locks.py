@@ -91,7 +91,7 @@ def part_of(seal: Path, *, wait_s: float = WAIT_S) -> Iterator[None]:
     """
     with _opened(_lock_of(seal)) as file:
         _wait_for(file, seal, wait_s, fcntl.LOCK_SH)
-        _sign(file)
+        _sign(file, "the job of a part")  # which of them is the last to end, nobody knows
         yield
 
 
@@ -151,10 +151,10 @@ def _taken(file: TextIO, how: int = fcntl.LOCK_EX) -> bool:
     return True
 
 
-def _sign(file: TextIO) -> None:
+def _sign(file: TextIO, holder: str | None = None) -> None:
     file.seek(0)
     file.truncate()
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.write(f"{holder or f'process {os.getpid()} on {socket.gethostname()}'}\n")
     file.flush()
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from promptehr import artifacts, schemas
 from promptehr.errors import ArtifactError, SettingsError
-from promptehr.settings import Settings, assignments
+from promptehr.settings import Settings
 
 
 def share(blocks: range, number: int, count: int) -> range:
@@ -46,9 +46,7 @@ def merged(
     if [place(part) for part, _ in pairs] != [(number, len(pairs)) for number in range(len(pairs))]:
         raise ArtifactError(f"{pairs[0][0].parent}: not every part is there once; rerun generate_part")
     for part, summary in pairs:
-        content = artifacts.open_sealed(summary, schemas.SUMMARY, "generate_part", part)
-        if (content["inputs"], content["key"]["settings"]) != (read, assignments("generate", settings)):
-            raise ArtifactError(f"{part}: made from other settings or inputs; rerun generate_part")
+        content = artifacts.open_part(summary, "generate_part", read, settings, part)
         told.update(content["counts"])
         tables.append(artifacts.read_table(part, schemas.SYNTHETIC))
     return pa.concat_tables(tables).combine_chunks(), dict(told)

@@ -5,8 +5,9 @@ without comments, docstrings and blank lines, so that only an edit that can chan
 changes a fingerprint. Reads source text and never imports it; standard library only, because
 the Snakefile imports this module.
 
-The import closure starts at `promptehr.stages.<stage>` and follows every import of the package,
-those inside functions too. It leaves out modules whose whole effect is seen elsewhere:
+The import closure starts at `promptehr.stages.<stage>`, and at `<stage>_part` where jobs share its
+work, and follows every import of the package, those inside functions too. It leaves out modules whose
+whole effect is seen elsewhere:
 
     settings, stage_table    a validated value is in the key, a file's name in the command line
     errors, cli, progress    what people read, never what an artifact holds
@@ -135,7 +136,7 @@ def _sources(root: Path) -> Mapping[Path, bytes]:
 def closure(stage: str, root: Path = ROOT) -> dict[str, frozenset[str]]:
     """Module name to the names that are used of it, `*` for all; sorted by module."""
     used: dict[str, set[str]] = {}
-    waiting = [(f"{PACKAGE}.stages.{stage}", ALL)]
+    waiting = [(f"{PACKAGE}.stages.{name}", ALL) for name in (stage, f"{stage}_part")]
     while waiting:
         module, name = waiting.pop()
         if module not in LEFT_OUT and name not in used.setdefault(module, set()):

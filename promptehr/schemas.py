@@ -249,7 +249,14 @@ INDEX = Document(
 )
 
 SUMMARY = Document(
-    name="summary", version=1, meaning="what an experiment's stage did; seals its files", keys=()
+    name="summary",
+    version=1,
+    meaning="what a training, a generation or a part did; seals its files",
+    keys=(
+        ("counts", "of parts: patients, visits and codes, and what became of them"),
+        ("splits", "of shards_part: as in the index, the part's shards alone"),
+        ("vocabulary_size", "of shards_part: number of token ids"),
+    ),
 )
 
 EVALUATION = Document(

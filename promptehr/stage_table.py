@@ -47,7 +47,8 @@ class Stage:
         return f"promptehr.stages.{self.name}"
 
 
-RECORDS = ("train", "valid", "test", "records_ledger")
+SPLITS = ("train", "valid", "test")
+RECORDS = (*SPLITS, "records_ledger")
 SHARDS = ("index", "shards_ledger", "vocabulary", "vocabulary_ledger")
 PEOPLE = ("model?", "train_summary?", *SHARDS, "demographics?", "histories?")
 SYNTHETIC = ("synthetic", "generate_summary")

@@ -92,14 +92,15 @@ def _put_in_order(job: Job, newest: int) -> int:
     if recorded is None or _gone(job):
         return newest
     present = [path for path in inputs(job, recorded["inputs"]).values() if path.exists()]
-    newest = max([newest, *map(_changed_at, present)])
+    # A file of parts is an input too, of the rule that puts them together.
     files = [job.seal, *(job.seal.parent / name for name in recorded["files"])]
+    newest = max([newest, *map(_changed_at, [*present, *files])])
     # To Snakemake benchmarks are outputs as well.
     older = [file for file in (*files, *_benchmarks(job)) if file.exists() and _changed_at(file) < newest]
     if older and not any(_input_differences(job, recorded["inputs"], since=-1)):
         for file in older:
             os.utime(file, ns=(newest, newest))
-    return max([newest, *map(_changed_at, files)])
+    return newest
 
 
 def _benchmarks(job: Job) -> list[Path]:
@@ -150,6 +151,9 @@ def _input_differences(job: Job, recorded: Mapping[str, str], *, since: int | No
             yield f"{path} changed"
         if name == "index" and path.exists():
             yield from (f"{shard} changed" for shard in _replaced_shards(path, since=sealed))
+    if job.stage.name == "shards" and job.settings.shards.count > 1:  # inputs of the rule that lists them
+        index = job.seal.parent / PRODUCED["index"][1]
+        yield from (f"{shard} changed" for shard in _replaced_shards(index, since=sealed))
 
 
 def _replaced_shards(index: Path, *, since: int) -> Iterator[Path]:

@@ -60,20 +60,20 @@ class Classes:
 
 
 class Resamples:
-    """The same patient bootstrap for every number of one evaluation."""
+    """The same patient bootstrap for every number of one evaluation: drawing it is most of its time."""
 
     def __init__(self, patients: int, *, resamples: int, seed: int):
-        self.patients = patients
-        self.resamples = resamples
-        self.seed = seed
+        rng = np.random.default_rng(seed)
+        even = np.full(patients, 1 / patients)
+        sizes = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
+        # How often a patient is drawn has the mean 1: a byte holds it.
+        self.drawn = [rng.multinomial(patients, even, size=size).astype(np.uint8) for size in sizes]
 
     def ratio(self, numerator: Array, denominator: Array) -> Array:
         """[R] sum of one [B] column over the sum of another, in each resample that has any."""
-        rng = np.random.default_rng(self.seed)
         found = []
-        for start in range(0, self.resamples, BLOCK):
-            count = min(BLOCK, self.resamples - start)
-            weights = rng.multinomial(self.patients, np.full(self.patients, 1 / self.patients), size=count)
+        for block in self.drawn:
+            weights = block.astype(np.float64)
             below = weights @ denominator
             found.append((weights @ numerator)[below != 0] / below[below != 0])
         return np.concatenate(found)

@@ -22,13 +22,13 @@ from promptehr.ingestion.coding import Coded, coded, folded
 from promptehr.ingestion.texts import distinct, names_of, picked
 from promptehr.ingestion.threads import in_threads
 from promptehr.settings import Records, Settings, Split
+from promptehr.stage_table import SPLITS
 
 DAYS_PER_YEAR = 365.2425
 # HIPAA and MIMIC-III hide ages over 89; nobody is known to have lived beyond 120 without a record.
 HIDDEN_OVER_YEARS, OLDEST_YEARS = 89.0, 120.0
 NEWBORN_DAYS = 28  # the neonatal period of the WHO
 VISITS_AT_ONCE = 1 << 16  # whose codes stay in the processor's cache
-SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from promptehr import artifacts, locks, schemas, tokens
 from promptehr.errors import ArtifactError, SettingsError
-from promptehr.settings import Settings, Shards, assignments
+from promptehr.settings import Settings, Shards
+from promptehr.stage_table import SPLITS
 from promptehr.tokens import Floats, Ints, Vocabulary
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 Bools = npt.NDArray[np.bool_]
 Drop = Literal["oldest", "newest"]
 
-SPLITS = ("train", "valid", "test")
 AROUND_PATIENT, AROUND_VISIT = 2, 2  # BOS and END; <v> and <\v>
 DAYS_PER_YEAR = 365.2425
 # A few thousand codes are written a million times: as a dictionary each is read once.
@@ -76,10 +76,11 @@ class Part:
 def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     """Write every shard, or list what parts wrote, and publish their index."""
     parts = (
-        listed(inputs, settings)
+        listed(inputs, outputs.index.parent, settings)
         if inputs.part_summaries
         else [write(inputs, outputs.index.parent, settings.shards, range(settings.shards.count))]
     )
+    patients = sum(artifacts.read_json(inputs.records_ledger, schemas.LEDGER)["splits"].values())
     index = {name: [entry for part in parts for entry in part.splits[name]] for name in SPLITS}
     entries = [entry for shards in index.values() for entry in shards]
     document = {
@@ -90,7 +91,7 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
     artifacts.write_json(outputs.index, document, schemas.INDEX)
     artifacts.write_sealed(
         outputs.ledger,
-        {"tables": ledger([part.counts for part in parts])},
+        {"tables": ledger(total([part.counts for part in parts]), patients=patients)},
         schemas.LEDGER,
         stage="shards",
         settings=settings,
@@ -124,22 +125,20 @@ def write(inputs: Inputs, folder: Path, settings: Shards, numbers: range) -> Par
     )
 
 
-def listed(inputs: Inputs, settings: Settings) -> list[Part]:
-    """What each part wrote, in the order of their numbers.
+def listed(inputs: Inputs, folder: Path, settings: Settings) -> list[Part]:
+    """What each part wrote into the folder, in the order of their numbers.
 
     Raises:
         ArtifactError: if a part is missing, or was made from other settings or inputs.
     """
-    read = {name: artifacts.sha256(path) for name, path in read_files(inputs).items()}
     summaries = sorted(inputs.part_summaries)
-    if [number_of(path, settings.shards) for path in summaries] != [*range(settings.shards.count)]:
-        raise ArtifactError(f"{summaries[0].parent}: not every part is there once; rerun shards_part")
+    if summaries != [folder / f"{number:05}.json" for number in range(settings.shards.count)]:
+        raise ArtifactError(f"{folder}: not every part is there once; rerun shards_part")
+    read = {name: artifacts.sha256(path) for name, path in read_files(inputs).items()}
     parts = []
     for path in summaries:
-        files = [path.parent / name / f"{path.stem}.parquet" for name in SPLITS]
-        found = artifacts.open_sealed(path, schemas.SUMMARY, "shards_part", *files)
-        if (found["inputs"], found["key"]["settings"]) != (read, assignments("shards", settings)):
-            raise ArtifactError(f"{path}: made from other settings or inputs; rerun shards_part")
+        files = [folder / name / f"{path.stem}.parquet" for name in SPLITS]
+        found = artifacts.open_part(path, "shards_part", read, settings, *files)
         parts.append(Part(found["splits"], found["counts"], found["vocabulary_size"]))
     return parts
 
@@ -271,13 +270,12 @@ def total(flows: Sequence[Mapping[str, int]]) -> dict[str, int]:
     return {name: sum(one[name] for one in flows) for name in flows[0]}
 
 
-def ledger(flows: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """The flow of all parts in patients, visits and codes."""
-    found = total(flows)
+def ledger(found: Mapping[str, int], *, patients: int) -> dict[str, Any]:
+    """The flow of all parts in patients, visits and codes; `patients` as many as records has."""
     dropped = found["codes_in"] - found["codes"] - found["codes_cut"]
     return {
         "patients": artifacts.account(
-            rows_in=found["patients"],
+            rows_in=patients,
             rows_kept=found["patients"],
             rejected={},
             noted={

@@ -34,7 +34,7 @@ class Outcome:
 
 def pipeline(checkout: Checkout) -> Outcome:
     """Account, partition and mail are set as the profile's comments say; then everything runs, parts too."""
-    checkout = checkout.with_settings("generate: {patients: 300, parts: 2}\n")
+    checkout = checkout.with_settings("shards: {count: 2}\ngenerate: {patients: 300, parts: 2}\n")
     checkout.edit(PROFILE, "# slurm_account: NAME ", "slurm_account: lab ")
     checkout.edit(PROFILE, "  # slurm_partition: NAME ", "  slurm_partition: cpu ")
     with_mail(checkout)

@@ -73,6 +73,8 @@ def test_texts_read_as_dictionaries_are_the_same_over_several_row_groups(
     found = artifacts.read_table(path, schemas.RECORDS, dictionaries=[code])
     assert pa.types.is_dictionary(found["visits"].type.value_type.value_type)
     assert found.to_pylist() == records.to_dicts()
+    last = artifacts.read_table(path, schemas.RECORDS, dictionaries=[code], keep=lambda rows: rows.slice(1))
+    assert last.to_pylist() == records.to_dicts()[1:2]
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -70,6 +71,8 @@ def test_parts_that_do_not_belong_together_are_refused(inputs: shards_part.Input
             put_together(inputs, tmp_path, given, settings(2))
     with pytest.raises(ArtifactError, match=r"00000\.json: made from other settings or inputs"):
         put_together(inputs, tmp_path, [first, second], settings(2, "shards.drop=oldest"))
+    with pytest.raises(ArtifactError, match="not every part is there once"):
+        put_together(inputs, tmp_path / "elsewhere", [first, second], settings(2))
     other = replace(inputs, train=inputs.valid)
     with pytest.raises(ArtifactError, match=r"00000\.json: made from other settings or inputs"):
         put_together(other, tmp_path, [first, second], settings(2))
@@ -105,6 +108,13 @@ def test_a_name_that_tells_no_part_is_refused(inputs: shards_part.Inputs, tmp_pa
     with pytest.raises(SettingsError, match=r"expected a name from 00000\.json to 00001\.json"):
         shards_part.run(inputs, shards_part.Outputs(tmp_path / name), settings(2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_patient_that_no_part_wrote_is_noticed(inputs: shards_part.Inputs, tmp_path: Path) -> None:
+    with patch.object(shards, "of_shards", lambda records, **_: records.slice(1)):
+        summaries = divide(inputs, tmp_path, 2)
+    with pytest.raises(AssertionError):
+        put_together(inputs, tmp_path, summaries, settings(2))
 
 
 def test_a_shard_without_patients_is_a_shard(inputs: shards_part.Inputs, tmp_path: Path) -> None:

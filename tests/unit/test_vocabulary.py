@@ -49,7 +49,7 @@ def train_of(folder: Path, *patients: tuple[str, float, list[list[str]]]) -> Pat
         written.append(folder / f"{split}.parquet")
     artifacts.write_sealed(
         folder / "ledger.json",
-        {"tables": {}},
+        {"tables": {}, "splits": {"train": len(patients), "valid": 0, "test": 0}},
         schemas.LEDGER,
         stage="records",
         settings=Settings(),

@@ -29,7 +29,8 @@ def test_every_stage_has_itself_and_the_format_behind_it() -> None:
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
 def test_a_stage_is_behind_no_other(stage: Stage) -> None:
-    assert behind(stage.module) == {stage.name} | {part.name for part in STAGES if part.part_of == stage.name}
+    parts = {part.name for part in STAGES if part.part_of == stage.name}
+    assert behind(stage.module) == {stage.name, stage.section, *parts}
 
 
 def test_the_model_is_behind_its_stages_only() -> None:

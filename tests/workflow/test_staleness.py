@@ -302,11 +302,12 @@ def test_results_without_snakemakes_records_are_named_when_their_key_differs(fin
     assert changed.stale("--forcerun", "records") == {"records": 1, **AFTER_RECORDS}
 
 
-def test_results_copied_without_their_times_rerun_nothing(finished: Checkout) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_results_copied_without_their_times_rerun_nothing(finished: Checkout, order: int) -> None:
     shutil.rmtree(finished.folder / ".snakemake")
     names = sorted(path for path in (finished.folder / "results").rglob("*") if path.is_file())
-    for age, path in enumerate(names):  # "train" before "vocabulary", "evaluate" before all
-        os.utime(path, (1e9 - age, 1e9 - age))
+    for place, path in enumerate(names):  # either "evaluate" before "records", or shards before their index
+        os.utime(path, (1e9 + order * place, 1e9 + order * place))
     assert finished.stale() == {}
     assert finished.with_settings("records: {min_age: 18.0}").stale() == {}
     simulated(finished, "PATIENTS").touch()
@@ -366,5 +367,15 @@ def test_status_agrees_with_a_dry_run_after_edits_of_files(finished: Checkout) -
     assert told(finished) == {}
     finished.edit("promptehr/metrics/privacy.py", "\nimport", "\nADDED = 1\nimport")
     assert told(finished) == finished.stale() == {"evaluate_privacy": 4, **REPORT}
+    table = finished.folder / "results" / "tiny" / "shards" / "train" / "00000.parquet"
+    content = table.read_bytes()
+    table.write_bytes(table.with_name("00001.parquet").read_bytes())
+    stale = {**OF_SHARDS, **AFTER_SHARDS}
+    assert finished.stale() == stale
+    assert told(finished) == without_parts(stale)
+    table.write_bytes(content)
+    finished.edit("promptehr/stages/shards_part.py", "\nfrom promptehr", "\nADDED = 1\nfrom promptehr")
+    assert finished.stale() == stale
+    assert told(finished) == without_parts(stale)
     repeat_last_row(simulated(finished, "DIAGNOSES_ICD"))
     assert told(finished) == without_parts(finished.stale()) == without_parts({"ingest": 1, **AFTER_INGEST})

@@ -85,7 +85,7 @@ rule vocabulary:
         "promptehr vocabulary {params.options} --log {log:q}"
 
 
-if SETTINGS.shards.count > 1:
+if SHARDS_FAN_OUT:
 
     rule shards_part:
         input:
@@ -113,15 +113,16 @@ rule shards:
         **vocabulary(),
         **shard_parts(),
     output:
-        shards=[] if shard_parts() else shard_files(),
+        shards=[] if SHARDS_FAN_OUT else shard_files(),
         index="<results>/shards/index.json",
         ledger="<results>/shards/ledger.json",
     log:
         "<logs>/shards.log",
     benchmark:
         "<benchmarks>/shards.tsv"
+    # Parts between it and the stages before it keep it from sharing their job.
     group:
-        SHARDS_GROUP
+        None if SHARDS_FAN_OUT else "cohort"
     resources:
         mem_mb=memory(8192),
     params:

@@ -19,7 +19,7 @@ from promptehr.seals import changes, jobs, stale_copies
 from promptehr.settings import assignments, for_experiment
 from promptehr.settings import parse as settings_from
 from promptehr.source import existing, find, results_folder
-from promptehr.stage_table import BY_NAME
+from promptehr.stage_table import BY_NAME, SPLITS
 
 # Logs and benchmarks tell of patients too: what this process and its jobs make is private.
 os.umask(0o077)
@@ -51,9 +51,7 @@ EXPERIMENTS = {name: for_experiment(SETTINGS, name) for name in SETTINGS.experim
 WITH_MODEL = [name for name, settings in EXPERIMENTS.items() if settings.generate.method == "model"]
 RESULTS = checked(results_folder, Path(SETTINGS.results_dir))
 JOBS = jobs(SETTINGS)
-SPLITS = ("train", "valid", "test")
-# Between jobs of their own there is no sharing a job with what comes before them.
-SHARDS_GROUP = None if SETTINGS.shards.count > 1 else "cohort"
+SHARDS_FAN_OUT = SETTINGS.shards.count > 1
 
 
 def of(wildcards):
@@ -88,7 +86,7 @@ def shard_files():
 
 def shard_parts():
     """The shards and what seals them, if there are more than one and each is a job of its own."""
-    if SETTINGS.shards.count == 1:
+    if not SHARDS_FAN_OUT:
         return {}
     numbers = range(SETTINGS.shards.count)
     summaries = [f"<results>/shards/{number:05}.json" for number in numbers]
