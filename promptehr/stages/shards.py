@@ -88,10 +88,11 @@ def run(inputs: Inputs, outputs: Outputs, settings: Settings) -> None:
         "vocabulary_size": parts[0].vocabulary_size,
         "longest": max(entry["longest"] for entry in entries),
     }
+    tables = ledger(total([part.counts for part in parts]), patients=patients)
     artifacts.write_json(outputs.index, document, schemas.INDEX)
     artifacts.write_sealed(
         outputs.ledger,
-        {"tables": ledger(total([part.counts for part in parts]), patients=patients)},
+        {"tables": tables},
         schemas.LEDGER,
         stage="shards",
         settings=settings,

@@ -115,6 +115,7 @@ def test_a_patient_that_no_part_wrote_is_noticed(inputs: shards_part.Inputs, tmp
         summaries = divide(inputs, tmp_path, 2)
     with pytest.raises(AssertionError):
         put_together(inputs, tmp_path, summaries, settings(2))
+    assert not (tmp_path / "index.json").exists()
 
 
 def test_a_shard_without_patients_is_a_shard(inputs: shards_part.Inputs, tmp_path: Path) -> None:
