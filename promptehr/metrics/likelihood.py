@@ -8,6 +8,7 @@ uniform over N tokens. <unk> is scored by no one. Works on arrays; never sees a 
 Shapes: B patients, T tokens in all (BOS included), R bootstrap resamples.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 LEAK_Z = -3.0  # standard errors below the optimum that only seeing the answer explains
-BLOCK = 250  # resamples held at once
+BLOCK = 250  # resamples drawn at once
+MOST_KEPT = 1 << 30  # bytes of them
 
 
 @dataclass(frozen=True)
@@ -60,19 +62,27 @@ class Classes:
 
 
 class Resamples:
-    """The same patient bootstrap for every number of one evaluation: drawing it is most of its time."""
+    """The same patient bootstrap for every number of one evaluation."""
 
     def __init__(self, patients: int, *, resamples: int, seed: int):
-        rng = np.random.default_rng(seed)
-        even = np.full(patients, 1 / patients)
-        sizes = [min(BLOCK, resamples - start) for start in range(0, resamples, BLOCK)]
-        # How often a patient is drawn has the mean 1: a byte holds it.
-        self.drawn = [rng.multinomial(patients, even, size=size).astype(np.uint8) for size in sizes]
+        self.patients = patients
+        self.resamples = resamples
+        self.seed = seed
+        # Drawing takes longer than what is done with it: where there is room it is done once.
+        self.kept = list(self.drawn()) if patients * resamples <= MOST_KEPT else None
+
+    def drawn(self) -> Iterator[npt.NDArray[np.uint8]]:
+        """[up to 250, B] how often a patient is drawn: once in the mean, so that a byte holds it."""
+        rng = np.random.default_rng(self.seed)
+        even = np.full(self.patients, 1 / self.patients)
+        for start in range(0, self.resamples, BLOCK):
+            count = min(BLOCK, self.resamples - start)
+            yield rng.multinomial(self.patients, even, size=count).astype(np.uint8)
 
     def ratio(self, numerator: Array, denominator: Array) -> Array:
         """[R] sum of one [B] column over the sum of another, in each resample that has any."""
         found = []
-        for block in self.drawn:
+        for block in self.drawn() if self.kept is None else self.kept:
             weights = block.astype(np.float64)
             below = weights @ denominator
             found.append((weights @ numerator)[below != 0] / below[below != 0])

@@ -106,3 +106,13 @@ def test_the_bootstrap_repeats_with_its_seed() -> None:
     assert one.tolist() == two.tolist()
     assert len(one) == 300
     assert one.mean() == pytest.approx(3.0, abs=0.3)
+
+
+def test_resamples_that_are_not_kept_are_drawn_again_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    ones, values = np.ones(3), np.array([1.0, 2.0, 6.0])
+    kept = Resamples(3, resamples=300, seed=1)
+    monkeypatch.setattr(likelihood, "MOST_KEPT", 899)
+    drawn = Resamples(3, resamples=300, seed=1)
+    assert (kept.kept is None, drawn.kept is None) == (False, True)
+    for _ in range(2):
+        assert drawn.ratio(values, ones).tolist() == kept.ratio(values, ones).tolist()
