@@ -102,10 +102,11 @@ def by_pandas(folder: Path) -> pd.DataFrame:
 
 
 def stage(name: str, folder: Path, *assignments: str) -> None:
-    """One stage as its subcommand runs it, between the folder's files."""
+    """One stage as its subcommand runs it, between the folder's files; without parts."""
     module, files = importlib.import_module(BY_NAME[name].module), {**FILES, "ledger": f"{name}/ledger.json"}
+    read = [file for file in BY_NAME[name].inputs if not file.endswith("*")]
     module.run(
-        module.Inputs(**{file: folder / files[file] for file in BY_NAME[name].inputs}),
+        module.Inputs(**{file: folder / files[file] for file in read}),
         module.Outputs(**{file: folder / files[file] for file in BY_NAME[name].outputs}),
         from_assignments(name, assignments),
     )
