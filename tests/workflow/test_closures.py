@@ -51,12 +51,7 @@ def test_the_data_stages_know_no_metric() -> None:
         ("schemas", '"one patient as token ids"', '"other"', TOKENS),
         ("schemas", "\nREJECTS = Table(", "\nNEW = 1\nREJECTS = Table(", set()),
         ("schemas", "# null positions last", "# nulls come last", set()),
-        (
-            "tokens",
-            "FIRST_CODE = range(7)",
-            "FIRST_CODE = range(0, 7)",
-            {"vocabulary", *TOKENS},
-        ),
+        ("tokens", "FIRST_CODE = range(7)", "FIRST_CODE = range(0, 7)", {"vocabulary", *TOKENS}),
         ("artifacts", 'compression="zstd"', 'compression="lz4"', {stage.name for stage in STAGES}),
         ("settings", "patients: Count = 46_520", "patients: Count = 46_521", set()),
         ("stage_table", '"index", "ledger"', '"index", "the_ledger"', set()),

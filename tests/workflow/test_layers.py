@@ -10,8 +10,9 @@ import pytest
 
 from tests.workflow.checkout import ROOT, environment
 
-SHARDING = ("stages.shards_part", "stages.shards")
-DATA = (*(f"stages.{name}" for name in ("simulate", "ingest", "records", "vocabulary")), *SHARDING)
+DATA = tuple(
+    f"stages.{name}" for name in ("simulate", "ingest", "records", "vocabulary", "shards_part", "shards")
+)
 GENERATING = ("stages.generate", "stages.generate_part")
 JUDGING = tuple(f"stages.evaluate_{name}" for name in ("fidelity", "utility", "privacy"))
 

@@ -142,7 +142,7 @@ def test_comments_docstrings_and_blank_lines_rerun_nothing(finished: Checkout) -
         ("baselines", {"generate": 4, "evaluate_likelihood": 1, **OF_SYNTHETIC, **REPORT}),
         ("stages/records", {"records": 1, **AFTER_RECORDS}),
         ("stages/shards", {**OF_SHARDS, **AFTER_SHARDS}),
-        ("stages/shards_part", {"shards_part": 2, "shards": 1, **AFTER_SHARDS}),
+        ("stages/shards_part", {**OF_SHARDS, **AFTER_SHARDS}),
         ("stages/report", REPORT),
         ("stages/train", OF_MODEL),
         ("simulation/dirt", EVERYTHING),
